@@ -1,0 +1,76 @@
+"""What evo-mpq raises when its user can do something about it.
+
+The command line prints the message of an ``EvoMpqError`` and exits with 2; any other exception is a defect and
+shows its traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class EvoMpqError(Exception):
+    """Base of every error whose message is written for the user."""
+
+
+class Mistake(NamedTuple):
+    """One thing that is wrong in the settings.
+
+    Attributes:
+        path: keys and list positions that lead to it, e.g. ``("space", "layers", "stem", "weight_bits", 1)``.
+        message: what is wrong and what to do, without the path.
+    """
+
+    path: tuple[str | int, ...]
+    message: str
+
+    def __str__(self) -> str:
+        return f"{dotted(self.path)}: {self.message}" if self.path else self.message
+
+
+def dotted(path: Sequence[str | int]) -> str:
+    """A key path as text.
+
+    >>> dotted(("space", "layers", "stage1.*", "weight_bits", 1))
+    'space.layers."stage1.*".weight_bits[1]'
+    """
+    text = ""
+    for part in path:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            quoted = f'"{part}"' if "." in part or "*" in part else part
+            text += f".{quoted}" if text else quoted
+    return text
+
+
+class ConfigError(EvoMpqError, ValueError):
+    """Mistakes in a YAML file, or in the settings that say the same in Python.
+
+    Args:
+        mistakes: all that were found, or one message that belongs to no key.
+        text: the whole message, when it says more than the mistakes (lines of the file, carets).
+    """
+
+    def __init__(self, mistakes: Sequence[Mistake] | str, text: str | None = None) -> None:
+        self.mistakes: tuple[Mistake, ...] = (
+            (Mistake((), mistakes),) if isinstance(mistakes, str) else tuple(mistakes)
+        )
+        super().__init__(text if text is not None else "\n".join(map(str, self.mistakes)))
+
+
+class NetworkError(EvoMpqError):
+    """The user's network could not be built, loaded, traced or run on its data."""
+
+
+class DataError(EvoMpqError):
+    """The data splits are missing, empty, of the wrong type, or share samples."""
+
+
+class MeasurementError(EvoMpqError):
+    """Nothing could be measured: every candidate failed, or an objective is not usable."""
+
+
+class RunError(EvoMpqError):
+    """A run directory or its journal is damaged, in use, or belongs to another run."""
