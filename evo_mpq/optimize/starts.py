@@ -35,7 +35,8 @@ def uniform_ladder(space: SearchSpace) -> list[tuple[str, Genome]]:
 
 
 def _pairs(weight_steps: list[int], activation_steps: list[int]) -> list[tuple[int | None, int | None]]:
-    weights, activations = weight_steps or [None], activation_steps or [None]
+    weights: list[int | None] = [*weight_steps] or [None]
+    activations: list[int | None] = [*activation_steps] or [None]
     if not (weight_steps or activation_steps):
         return []
     if len(weights) * len(activations) <= MOST_PAIRS:
@@ -64,7 +65,7 @@ def cost_spread(
         seen: genomes that are left out; not altered.
 
     Returns:
-        ``(min(n, unseen genomes), n_genes)``, in ascending level up to collisions.
+        ``(min(n, unseen genomes), n_genes)``, in random order, so that the first few are spread, too.
     """
     taken = SeenGenomes() if seen is None else seen.copy()
     spread = np.empty((0, space.n_genes), dtype=np.int64)
@@ -75,11 +76,13 @@ def cost_spread(
         taken.add(drawn)
         spread = np.concatenate([spread, drawn])
         levels = rng.random(n - len(spread))
-        if not len(levels):
-            return spread
-    return np.concatenate([spread, UnseenGenomes(space, taken, rng).draw(len(levels))])
+    if len(levels):
+        spread = np.concatenate([spread, UnseenGenomes(space, taken, rng).draw(len(levels))])
+    return rng.permutation(spread)
 
 
 def _around(space: SearchSpace, levels: FloatVector, rng: np.random.Generator) -> Genomes:
     """One genome per level in [0, 1]."""
-    return space.canonical(rng.binomial(space.cardinalities - 1, levels[:, None], (len(levels), space.n_genes)))
+    return space.canonical(
+        rng.binomial(space.cardinalities - 1, levels[:, None], (len(levels), space.n_genes))
+    )

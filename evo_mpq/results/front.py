@@ -1,7 +1,7 @@
 """The front of a run: what its user keeps, reads, and picks a point from.
 
-``front.json`` is described by ``front.schema.json`` beside this file. Values are in the units stated and in their
-original directions.
+``front.json`` is described by ``front.schema.json`` beside this file. Values are in the units stated and in
+their original directions.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import numpy.typing as npt
 from evo_mpq.errors import ConfigError, RunError
 from evo_mpq.measure.bounds import Bound, parse_bounds
 from evo_mpq.measure.statistics import Groups, Interval, Verdict, verdict
+from evo_mpq.optimize.pareto import in_scale, knee, non_dominated
 from evo_mpq.results.journal import HeldOut
 from evo_mpq.space.policy import Policy
 from evo_mpq.space.search_space import SearchSpace
@@ -29,9 +30,6 @@ from evo_mpq.typing import BoolVector, FloatMatrix, FloatVector, Genomes, Losses
 
 if TYPE_CHECKING:
     from evo_mpq.measure.objectives import Quantity
-
-LOG_FLOOR = 1e-6
-"""Below it, a value on a logarithmic scale makes no difference any more."""
 
 GenomeKey: TypeAlias = tuple[int, ...]
 SearchValues: TypeAlias = Mapping[str, float | None]
@@ -59,9 +57,8 @@ class Column:
     scale: Literal["linear", "log10"] = "linear"
 
     def losses(self, values: npt.ArrayLike) -> FloatVector:
-        """Values as something to minimize, on the objective's scale."""
-        losses = np.asarray(values, dtype=np.float64) * (1.0 if self.direction == "minimize" else -1.0)
-        return np.log10(np.maximum(losses, LOG_FLOOR)) if self.scale == "log10" else losses
+        """``(n,)`` values as something to minimize, in their own unit."""
+        return np.asarray(values, dtype=np.float64) * (1.0 if self.direction == "minimize" else -1.0)
 
 
 @dataclass(frozen=True)
@@ -161,17 +158,14 @@ class Front:
 
     @cached_property
     def knee(self) -> Member:
-        """The member farthest below the line (hyperplane) through the front's extremes.
+        """The member farthest below the line (hyperplane) through the front's extremes, see `pareto.knee`.
 
         Raises:
             RunError: the front is empty.
         """
         members = self._some_members()
-        losses = [
-            column.losses([_number(member.search[column.name]) for member in members])
-            for column in self.objectives
-        ]
-        return members[knee_of(np.stack(losses, axis=1))]
+        losses = np.array([self._losses(member) for member in members])
+        return members[knee(in_scale(losses, [column.scale == "log10" for column in self.objectives]))]
 
     def pick(self, what: str) -> Member:
         """The member that a user means; test values play no part.
@@ -181,7 +175,8 @@ class Front:
                 ``"size<=40kB"``: of the members within them, the best in the first measured objective.
 
         Raises:
-            ConfigError: it is none of these, or no member is within the bounds (the message names the nearest).
+            ConfigError: it is none of these, or no member is within the bounds (the message names the
+                nearest).
             RunError: the front is empty.
         """
         members = self._some_members()
@@ -197,8 +192,8 @@ class Front:
         close = difflib.get_close_matches(text, ["knee", *ids], n=1)
         hint = f'. Did you mean "{close[0]}"?' if close else ""
         raise ConfigError(
-            f'"{what}" is neither "knee", nor the id of one of the {len(ids)} members ({ids[0]}, …), nor a bound '
-            f'like "size<=40kB"{hint}'
+            f'"{what}" is neither "knee", nor the id of one of the {len(ids)} members ({ids[0]}, …), nor a '
+            f'bound like "size<=40kB"{hint}'
         )
 
     def _some_members(self) -> tuple[Member, ...]:
@@ -212,9 +207,8 @@ class Front:
             if bound.name not in names:
                 close = difflib.get_close_matches(bound.name, names, n=1)
                 hint = f'. Did you mean "{close[0]}"?' if close else ""
-                raise ConfigError(
-                    f'"{bound.name}" is no value of the front; there are {", ".join(names)}{hint}'
-                )
+                known = ", ".join(names)
+                raise ConfigError(f'"{bound.name}" is no value of the front; there are {known}{hint}')
         within = [
             member
             for member in self.members
@@ -224,13 +218,13 @@ class Front:
             raise ConfigError(self._nearest(bounds, text))
         return min(within, key=self._rank)
 
+    def _losses(self, member: Member) -> tuple[float, ...]:
+        return tuple(float(column.losses(_number(member.search[column.name]))) for column in self.objectives)
+
     def _rank(self, member: Member) -> tuple[float, ...]:
-        """Losses, the first measured objective first."""
-        columns = [self.leading, *(column for column in self.objectives if column != self.leading)]
-        signs = [1.0 if column.direction == "minimize" else -1.0 for column in columns]
-        return tuple(
-            sign * _number(member.search[column.name]) for sign, column in zip(signs, columns, strict=True)
-        )
+        """Losses, the first measured objective's before all."""
+        losses = self._losses(member)
+        return (losses[self.objectives.index(self.leading)], *losses)
 
     def _nearest(self, bounds: Sequence[Bound], text: str) -> str:
         nearest = min(
@@ -391,8 +385,8 @@ def build_front(
         space: gives genes, policies and ids.
         quantities: what the columns of ``values`` are.
         objectives: names of those quantities that are objectives, in the order of the settings.
-        genomes: ``(n, n_genes)`` all that was measured at full fidelity, in the order it was measured: of rows
-            with equal objectives, the first stays.
+        genomes: ``(n, n_genes)`` all that was measured at full fidelity, in the order it was measured: of
+            rows with equal objectives, the first stays.
         values: ``(n, n_quantities)`` raw values, NaN in failed rows.
         feasible: ``(n,)`` rows that did not fail and meet the constraints.
         seeds: name and genome of each suggestion; those that were not measured are left out.
@@ -409,12 +403,15 @@ def build_front(
     """
     by_name = {quantity.name: quantity for quantity in quantities}
     names = list(by_name)
+    # a journal without measurements does not know how wide its rows would be
+    genomes, values = genomes.reshape(-1, space.n_genes), values.reshape(-1, len(names))
     columns = tuple(_column(by_name[name]) for name in objectives)
-    losses = np.stack(
-        [by_name[name].loss(values[:, names.index(name)]) for name in objectives], axis=1
-    ).reshape(len(values), len(objectives))
-    front = non_dominated_rows(losses, feasible)
+    losses = np.stack([column.losses(values[:, names.index(column.name)]) for column in columns], axis=1)
+    front = front_rows(losses, feasible)
     rows = {tuple(genome): row for row, genome in enumerate(np.asarray(genomes).tolist())}
+
+    def key(row: int) -> GenomeKey:
+        return tuple(int(gene) for gene in genomes[row])
 
     def search(row: int) -> dict[str, float | None]:
         return _search_values(dict(zip(names, values[row].tolist(), strict=True)))
@@ -429,9 +426,6 @@ def build_front(
         row = rows[genome]
         member = dominating_row(losses, front, row, lead) if feasible[row] else None
         return None if member is None else _verdict(genome, key(member), held_out, columns[lead], groups)
-
-    def key(row: int) -> GenomeKey:
-        return tuple(int(gene) for gene in genomes[row])
 
     return Front(
         finished=finished,
@@ -458,60 +452,28 @@ def build_front(
     )
 
 
-def non_dominated_rows(losses: Losses, feasible: BoolVector) -> npt.NDArray[np.int64]:
+def front_rows(losses: Losses, feasible: BoolVector) -> npt.NDArray[np.int64]:
     """Rows of the non-dominated, feasible points, ordered by their losses; of equal points the first row.
 
     Args:
-        losses: ``(n, m)``, all minimized.
+        losses: ``(n, m)``, all minimized; rows that are not finite never count.
         feasible: ``(n,)`` which rows count.
 
     Returns:
-        ``(f,)`` rows, in lexicographic order of their losses. O(n f m).
+        ``(f,)`` rows, in lexicographic order of their losses.
 
-    >>> non_dominated_rows(np.array([[2.0, 1.0], [1.0, 2.0], [2.0, 2.0], [1.0, 2.0]]), np.ones(4, dtype=bool))
+    >>> front_rows(np.array([[2.0, 1.0], [1.0, 2.0], [2.0, 2.0], [1.0, 2.0]]), np.ones(4, dtype=bool))
     array([1, 0])
     """
-    candidates = np.flatnonzero(feasible & np.isfinite(losses).all(axis=1))
-    # Sorted like this, no point is dominated by a later one; ties go to the row that came first.
-    order = candidates[np.lexsort([candidates, *losses[candidates].T[::-1]])]
-    kept = np.empty((len(order), losses.shape[1]))
-    rows: list[int] = []
-    for row in order:
-        if not np.any(np.all(kept[: len(rows)] <= losses[row], axis=1)):
-            kept[len(rows)] = losses[row]
-            rows.append(int(row))
-    return np.array(rows, dtype=np.int64)
+    candidates = np.flatnonzero(feasible)
+    rows = candidates[non_dominated(losses[candidates])]
+    return rows[np.lexsort(losses[rows].T[::-1])]
 
 
 def dominating_row(losses: Losses, front: npt.NDArray[np.int64], row: int, lead: int) -> int | None:
-    """Of the front's rows that weakly dominate ``row``, the one with the lowest loss in objective ``lead``."""
+    """Of the front's rows that weakly dominate ``row``, the one with the lowest loss in column ``lead``."""
     dominating = front[np.all(losses[front] <= losses[row], axis=1)]
     return int(dominating[np.argmin(losses[dominating, lead])]) if len(dominating) else None
-
-
-def knee_of(losses: Losses) -> int:
-    """The point with the largest distance below the hyperplane through the extremes.
-
-    The choice does not depend on where the axes begin and how they are scaled, because distances to a plane
-    through given points all change by one factor. Where the extremes span no plane that faces the ideal point
-    (three objectives and more), the sum of the losses, scaled by the front's extent, decides.
-
-    Args:
-        losses: ``(n, m)`` of one front, n >= 1, on the scale in which the front is looked at.
-
-    >>> knee_of(np.array([[0.0, 1.0], [0.1, 0.2], [1.0, 0.0]]))
-    1
-    """
-    low, high = losses.min(axis=0), losses.max(axis=0)
-    scaled = (losses[:, high > low] - low[high > low]) / (high - low)[high > low]
-    if scaled.shape[1] == 0:
-        return 0
-    normal = np.ones(scaled.shape[1])
-    extremes = scaled[np.argmin(scaled, axis=0)]
-    if np.linalg.matrix_rank(extremes) == len(normal):
-        plane = np.linalg.solve(extremes, np.ones(len(normal)))
-        normal = plane if np.all(plane > 0) else normal
-    return int(np.argmin(scaled @ normal))
 
 
 def front_schema() -> dict[str, Any]:

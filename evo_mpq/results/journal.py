@@ -4,8 +4,8 @@ A run is a pure function of its settings and its journal, so resuming is replayi
 answered from the journal as long as it can be, and goes on measuring from there.
 
 Format: one record a line, ``crc32 of the JSON (8 hex digits), a space, compact JSON, newline``. The first
-record is the header. Records are only ever appended. Not-a-number is null, infinities are the strings ``"inf"``
-and ``"-inf"``; every other float is written so that it is read back bit for bit.
+record is the header. Records are only ever appended. Not-a-number is null, infinities are the strings
+``"inf"`` and ``"-inf"``; every other float is written so that it is read back bit for bit.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, NoReturn, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -124,7 +124,14 @@ class RecordFile:
             if durable:
                 os.fsync(self._descriptor)
         except OSError as error:
-            self._fail(error)
+            # Should cutting fail, too, then the torn record is cut when the journal is opened next.
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, self._end)
+            self._failure = full_disk_message(self._path, error)
+            raise RunError(self._failure) from error
+        except BaseException:  # Ctrl-C in the middle of a record; the caller may still append
+            os.ftruncate(self._descriptor, self._end)
+            raise
         self._end += len(line)
 
     def close(self) -> None:
@@ -132,14 +139,6 @@ class RecordFile:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
-
-    def _fail(self, error: OSError) -> NoReturn:
-        # Should cutting fail too, then the torn record is cut when the journal is opened next.
-        if self._descriptor is not None:
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._descriptor, self._end)
-        self._failure = full_disk_message(self._path, error)
-        raise RunError(self._failure) from error
 
 
 class Journal:
@@ -573,7 +572,7 @@ def parse_records(data: bytes, path: Path) -> tuple[list[Record], int]:
     records: list[Record] = []
     offset = 0
     while (end := data.find(b"\n", offset)) != -1 and _is_complete(data, offset, end):
-        records.append(json.loads(data[offset + 9 : end]))
+        records.append(json.loads(data[offset + 9 : end].decode("ascii")))
         offset = end + 1
     if _holds_a_record(data, offset + 1):
         raise RunError(
@@ -760,4 +759,4 @@ def _matrix(rows: Sequence[Sequence[float | None]]) -> np.ndarray[Any, np.dtype[
 
 def _digest(rows: Sequence[Sequence[int]]) -> bytes:
     """A short stand-in for an ask: the journal of a long run need not hold every ask in memory."""
-    return hashlib.sha256(json.dumps(rows).encode("ascii")).digest()
+    return hashlib.sha256(repr(rows).encode("ascii")).digest()

@@ -69,8 +69,8 @@ class RunDirectory:
             foreign = self._foreign_files()
             if foreign:
                 raise RunError(
-                    f"{self.path} is not the directory of a run (it holds {', '.join(foreign[:3])}"
-                    f"{', …' if len(foreign) > 3 else ''}); choose another directory by --out"
+                    f"{self.path} is not the directory of a run, but its {', '.join(foreign)} would be "
+                    "overwritten; choose another directory by --out"
                 )
             descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
@@ -90,7 +90,7 @@ class RunDirectory:
             self._journal.close()
             self._journal = None
         if self._lock is not None:
-            # unlocked by name: a forked child that still has the descriptor open would keep the lock otherwise
+            # said explicitly: a forked child that has the descriptor, too, would keep the lock otherwise
             fcntl.flock(self._lock, fcntl.LOCK_UN)
             os.close(self._lock)
             self._lock = None
@@ -106,15 +106,15 @@ class RunDirectory:
     # The journal
 
     def open_journal(self, identity: Mapping[str, Any], versions: Mapping[str, str]) -> Journal:
-        """The run's journal: a new one (``.is_new``) in a new or half-created folder, else the one to go on with.
+        """The run's journal: new (``.is_new``) in a new or half-created folder, else the one to go on with.
 
         Args:
             identity: what the run is a function of, nested; not its budget, which goes on growing.
             versions: of the libraries of this process, see `versions`.
 
         Raises:
-            RunError: the folder holds another run (the message names the settings that differ), or the journal is
-                damaged.
+            RunError: the folder holds another run (the message names the settings that differ), or the
+                journal is damaged.
             RuntimeError: the folder is not locked.
         """
         if self._lock is None:
@@ -161,13 +161,14 @@ class RunDirectory:
         """
         write_atomically(self.path / "environment.json", json.dumps(plain(environment), indent=2) + "\n")
 
-    def write_front(self, document: Mapping[str, Any]) -> None:
-        """Write ``front.json``, see `evo_mpq.results.front.front_document`.
+    def write_front(self, front: Front) -> None:
+        """Write ``front.json``.
 
         Raises:
             RunError: the disk is full.
         """
-        write_atomically(self.path / "front.json", json.dumps(document, indent=1, allow_nan=False) + "\n")
+        text = json.dumps(front.to_json(), indent=1, allow_nan=False)
+        write_atomically(self.path / "front.json", text + "\n")
 
     def write_report(self, html: str) -> None:
         """Write ``report.html``.
@@ -231,15 +232,15 @@ class RunDirectory:
             raise RunError(f"cannot read {self.path / name}: {error.strerror}") from error
 
     def _foreign_files(self) -> list[str]:
-        """What lies in a folder that no run has begun in; empty where one has, or where it is empty.
+        """Files that a run would overwrite, in a folder that no run has begun in.
 
-        A run begins with its lock, so a folder with neither lock nor journal is somebody else's, and its
-        ``config.yaml`` must not be overwritten.
+        A run begins with its lock, so where there is neither lock nor journal, a ``config.yaml`` that says
+        something is somebody else's.
         """
-        names = {entry.name for entry in self.path.iterdir()}
-        if "journal" in names:
+        there = {entry.name: entry.lstat().st_size for entry in self.path.iterdir()}
+        if "lock" in there or "journal" in there:
             return []
-        return sorted(names - _FILES) if "lock" in names else sorted(names)
+        return sorted(name for name, size in there.items() if name in _FILES and size > 0)
 
     def _take(self, descriptor: int) -> None:
         try:
@@ -252,7 +253,7 @@ class RunDirectory:
             ) from error
         except OSError as error:
             raise RunError(
-                f"{self.path} cannot be locked ({error.strerror}); choose a directory on a file system with locks"
+                f"{self.path} cannot be locked ({error.strerror}); choose one on a file system with locks"
             ) from error
         with _explained(self.path / "lock"):
             os.ftruncate(descriptor, 0)
@@ -374,7 +375,7 @@ def _differences(old: Any, new: Any, path: tuple[str | int, ...]) -> Iterator[st
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         for position, (before, now) in enumerate(zip(old, new, strict=True)):
             yield from _differences(before, now, (*path, position))
-    elif type(old) is not type(new) or old != new:
+    elif isinstance(old, bool) != isinstance(new, bool) or old != new:
         yield f"{dotted(path)}: {_shown(old)} -> {_shown(new)}"
 
 

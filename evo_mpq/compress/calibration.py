@@ -1,0 +1,171 @@
+"""What the float network does on the calibration batch: ranges, channel statistics and second moments, once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from evo_mpq.network.graph import Graph, Node, run
+from evo_mpq.network.layers import Layer, Use
+
+_MOST_VALUES = 1 << 20  # of an activation that are sorted
+_SAMPLE = 8192  # of the sorted values that are kept
+_MOST_PATCHES = 1 << 22  # elements of unfolded convolution inputs that are alive at once
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Statistics of the float network on one batch.
+
+    Attributes:
+        samples: for every activation that may be quantized ``(<= 8192,)`` of its sorted values, both extremes
+            included.
+        means: for every use of a layer the mean of each output channel, bias included.
+        deviations: likewise the standard deviations (population).
+        grams: for every layer with one use ``(groups, columns, columns)`` second moments of its inputs, float64.
+    """
+
+    samples: Mapping[str, torch.Tensor]
+    means: Mapping[str, torch.Tensor]
+    deviations: Mapping[str, torch.Tensor]
+    grams: Mapping[str, torch.Tensor]
+
+
+def calibrate(
+    graph: Graph,
+    tensors: Mapping[str, torch.Tensor],
+    layers: Sequence[Layer],
+    edges: Mapping[str, tuple[str, ...]],
+    inputs: Sequence[torch.Tensor],
+    *,
+    centred: bool,
+    second_moments: bool,
+) -> Statistics:
+    """Statistics of the float network from one forward pass on the calibration batch.
+
+    Args:
+        graph: the traced network.
+        tensors: its state.
+        layers: its layers.
+        edges: activations that no layer governs, by reader.
+        inputs: tensors of the calibration batch.
+        centred: second moments around the mean, right if the correction removes shifts anyway.
+        second_moments: whether to compute them at all.
+    """
+    uses = uses_by_node(layers)
+    sources = {use.input for _, use in uses.values() if use.input is not None}
+    sources.update(name for names in edges.values() for name in names)
+    samples: dict[str, torch.Tensor] = {}
+    means: dict[str, torch.Tensor] = {}
+    deviations: dict[str, torch.Tensor] = {}
+    grams: dict[str, torch.Tensor] = {}
+    activations: dict[str, torch.Tensor] = {}
+    readers = {name: sum(use.input == name for _, use in uses.values()) for name in sources}
+
+    def visit(node: Node, value: Any) -> None:
+        if node.name in sources:
+            samples[node.name] = sorted_sample(value)
+            if second_moments and readers[node.name]:
+                activations[node.name] = value
+        if node.name in uses:
+            layer, use = uses[node.name]
+            means[node.name], deviations[node.name] = channel_statistics(value, use.channel_axis)
+            if second_moments and use.input is not None:
+                if not layer.shared:
+                    grams[layer.name] = _second_moments(node, layer, activations[use.input], centred)
+                readers[use.input] -= 1
+                if not readers[use.input]:
+                    del activations[use.input]
+
+    with torch.no_grad():
+        run(graph, tensors, inputs, visit)
+    return Statistics(samples, means, deviations, grams)
+
+
+def sorted_sample(values: torch.Tensor) -> torch.Tensor:
+    """At most 8,192 evenly spaced values of the sorted tensor, smallest and largest included."""
+    flat = values.detach().flatten()
+    extremes = torch.stack([flat.amin(), flat.amax()])
+    if len(flat) > _MOST_VALUES:
+        flat = torch.cat([flat[:: -(-len(flat) // _MOST_VALUES)], extremes])
+    ordered = flat.sort().values
+    if len(ordered) <= _SAMPLE:
+        return ordered
+    return ordered[torch.linspace(0, len(ordered) - 1, _SAMPLE, dtype=torch.float64).round().long()]
+
+
+def channel_statistics(values: torch.Tensor, axis: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and population standard deviation over everything but ``axis``, each ``(n_channels,)``."""
+    others = [dim for dim in range(values.dim()) if dim != axis]
+    variance, mean = torch.var_mean(values, dim=others, correction=0)
+    return mean, variance.sqrt_()
+
+
+def _second_moments(node: Node, layer: Layer, inputs: torch.Tensor, centred: bool) -> torch.Tensor:
+    """``(groups, columns, columns)`` mean products of what the weight's columns multiply with."""
+    total: torch.Tensor | None = None
+    sums: torch.Tensor | None = None
+    count = 0
+    for chunk in _chunks(inputs, layer):
+        columns = _columns(node, layer, chunk)  # (groups, columns, positions)
+        products = (columns @ columns.transpose(1, 2)).double()
+        total = products if total is None else total + products
+        partial = columns.sum(2).double()
+        sums = partial if sums is None else sums + partial
+        count += columns.shape[2]
+    assert total is not None and sums is not None
+    if centred:
+        return total / count - (sums / count).unsqueeze(2) * (sums / count).unsqueeze(1)
+    return total / count
+
+
+def _chunks(inputs: torch.Tensor, layer: Layer) -> Sequence[torch.Tensor]:
+    if layer.kind == "linear" or not len(inputs):
+        return [inputs]
+    patch = layer.n_parameters // layer.n_rows * layer.groups
+    positions = inputs[0, 0].numel()
+    return inputs.split(max(1, _MOST_PATCHES // max(1, patch * positions)))
+
+
+def _columns(node: Node, layer: Layer, inputs: torch.Tensor) -> torch.Tensor:
+    if layer.kind == "linear":
+        return inputs.reshape(-1, inputs.shape[-1]).T.unsqueeze(0)
+    # conv(input, weight, bias, stride, padding, dilation, groups); a 1-d convolution is a 2-d one of height 1.
+    n_dims = 1 if layer.kind == "conv1d" else 2
+    kernel = list(layer.shape[2:])
+    stride = _repeated(node.args[3] if len(node.args) > 3 else 1, n_dims)
+    dilation = _repeated(node.args[5] if len(node.args) > 5 else 1, n_dims)
+    padding = node.args[4] if len(node.args) > 4 else 0
+    if padding == "same":
+        inputs = functional.pad(inputs, _same_padding(kernel, dilation))
+        padding = 0
+    elif padding == "valid":
+        padding = 0
+    pad = _repeated(padding, n_dims)
+    if n_dims == 1:
+        inputs, kernel, stride, dilation, pad = inputs.unsqueeze(2), [1, *kernel], [1, *stride], [1, *dilation], [0, *pad]
+    patches = functional.unfold(inputs, kernel, dilation, pad, stride)  # (n, channels * kernel, positions)
+    n, _, positions = patches.shape
+    return patches.view(n, layer.groups, -1, positions).permute(1, 2, 0, 3).reshape(layer.groups, -1, n * positions)
+
+
+def _repeated(value: Any, n: int) -> list[int]:
+    values = list(value) if isinstance(value, list | tuple) else [value]
+    return [int(v) for v in values] * (n if len(values) == 1 else 1)
+
+
+def _same_padding(kernel: Sequence[int], dilation: Sequence[int]) -> list[int]:
+    pads: list[int] = []
+    for size, spread in zip(reversed(kernel), reversed(dilation), strict=True):
+        total = spread * (size - 1)
+        pads += [total // 2, total - total // 2]  # torch pads the end more where the total is odd
+    return pads
+
+
+def uses_by_node(layers: Sequence[Layer]) -> dict[str, tuple[Layer, Use]]:
+    """Every operation that reads a layer's weight, by its name."""
+    return {use.node: (layer, use) for layer in layers for use in layer.uses}

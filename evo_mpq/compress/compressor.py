@@ -1,0 +1,253 @@
+"""A network and everything that can be done to it: calibration, the weight bank, standalone compressed modules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from evo_mpq.compress.bank import QuantizedWeight, WeightBank
+from evo_mpq.compress.calibration import Statistics, calibrate
+from evo_mpq.compress.correction import CORRECTIONS, Correction
+from evo_mpq.compress.packing import Layout
+from evo_mpq.compress.program import Affine, Choice, Program
+from evo_mpq.compress.quantizers import (
+    UNTOUCHED_BITS,
+    ActivationGrid,
+    ActivationQuantizer,
+    UniformAffine,
+    WeightQuantizer,
+)
+from evo_mpq.network.layers import Layer
+from evo_mpq.network.network import Network
+from evo_mpq.space.policy import Policy
+
+_DEFAULT_MEMORY = 2 << 30
+
+
+@dataclass(frozen=True, eq=False)
+class CompressedState:
+    """Everything that a compressed network consists of besides its graph.
+
+    Attributes:
+        policy: what was done.
+        weights: the quantized weight of every layer below 32 bits.
+        activations: the grid of every use's input; None where it stays float.
+        affines: scale and shift of every use; None in the float reference.
+        edge_grids: grids of the activations that no layer governs.
+        tensors: float state: layers at 32 bits, biases (reference only), everything that belongs to no layer.
+    """
+
+    policy: Policy
+    weights: Mapping[str, QuantizedWeight]
+    activations: Mapping[str, ActivationGrid | None]
+    affines: Mapping[str, Affine | None]
+    edge_grids: Mapping[str, ActivationGrid]
+    tensors: Mapping[str, torch.Tensor]
+
+
+class Compressor:
+    """What can be done to one network, calibrated once on its calibration split.
+
+    Args:
+        network: the traced network with its data.
+        quantizer: of weights.
+        activations: of activations.
+        correction: ``"none"``, ``"bias"`` or ``"scale_bias"``.
+        edges: bits of activations that no layer governs; None leaves them float.
+        memory: bytes that quantized weights may take.
+
+    Pickles without the bank's entries, which every process makes on first use.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        quantizer: WeightQuantizer | None = None,
+        activations: ActivationQuantizer | None = None,
+        correction: Correction = "scale_bias",
+        edges: int | None = None,
+        memory: int = _DEFAULT_MEMORY,
+    ) -> None:
+        if correction not in CORRECTIONS:
+            raise ValueError(f"correction is one of {', '.join(CORRECTIONS)}, not {correction!r}.")
+        self.network = network
+        self.quantizer = quantizer or UniformAffine()
+        self.activation_quantizer = activations or ActivationQuantizer()
+        self.correction: Correction = correction
+        self.edges = edges
+        self.memory = memory
+        self._layers = {layer.name: layer for layer in network.layers}
+        self._grids: dict[tuple[str, int], ActivationGrid] = {}
+        self._open()
+
+    def _open(self) -> None:
+        self.bank = WeightBank(
+            self.network.tensors, self.quantizer, self.statistics.grams, memory=self.memory // 2
+        )
+        edge_sources = {name for names in self.network.edges.values() for name in names}
+        edge_grids = {name: self.activation_grid(name, self.edges) for name in sorted(edge_sources)} if self.edges else {}
+        self.program = Program(
+            self.network.graph,
+            self.network.tensors,
+            self.network.layers,
+            self.network.edges,
+            edge_grids,
+            self.statistics.means,
+            self.statistics.deviations,
+            self.correction,
+        )
+        self._edge_grids = edge_grids
+        self.layout = Layout(self.network, self.quantizer, edges=self.edges is not None)
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """Of the float network on the calibration split."""
+        return calibrate(
+            self.network.graph,
+            self.network.tensors,
+            self.network.layers,
+            self.network.edges,
+            self.network.calibration_inputs,
+            centred=self.correction != "none",
+            second_moments=self.quantizer.rounding == "gptq",
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key not in ("bank", "program", "layout")}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open()
+
+    def activation_grid(self, source: str, bits: int) -> ActivationGrid:
+        """The grid of an activation at ``bits``, from the float network's values on the calibration batch."""
+        key = (source, bits)
+        if key not in self._grids:
+            self._grids[key] = self.activation_quantizer.grid(self.statistics.samples[source], bits)
+        return self._grids[key]
+
+    def is_reference(self, policy: Policy) -> bool:
+        """Whether the policy leaves the network as it is: all layers at 32 bits and no quantized edges."""
+        untouched = all(
+            layer.weight_bits == UNTOUCHED_BITS and layer.activation_bits == UNTOUCHED_BITS
+            for layer in policy.layers.values()
+        )
+        return untouched and self.edges is None and not policy.architecture
+
+    def weight(self, layer: Layer, bits: int) -> torch.Tensor:
+        """The layer's dequantized weight at ``bits``."""
+        if bits == UNTOUCHED_BITS:
+            return self.network.tensors[layer.parameter]
+        return self.bank(layer, bits).values
+
+    def choose(self, choice: Choice, layer: str, kind: str, bits: int) -> None:
+        """Puts one decision into a choice: the tensor or the grids that ``bits`` stand for."""
+        found = self._layers[layer]
+        if kind == "weight_bits":
+            choice.weights[layer] = self.weight(found, bits)
+        else:
+            for use in found.uses:
+                choice.activations[use.node] = (
+                    self.activation_grid(use.input, bits)
+                    if bits != UNTOUCHED_BITS and use.input is not None
+                    else None
+                )
+
+    def choice(self, policy: Policy) -> Choice:
+        """Everything that the program reads under ``policy``, affines computed on the calibration batch."""
+        choice = Choice()
+        for layer in self.network.layers:
+            decision = policy.layers[layer.name]
+            self.choose(choice, layer.name, "weight_bits", decision.weight_bits)
+            self.choose(choice, layer.name, "activation_bits", decision.activation_bits)
+            for use in layer.uses:
+                choice.affines[use.node] = None
+        if not self.is_reference(policy):
+            with torch.no_grad():
+                self.program.calibrate(self.network.calibration_inputs, choice)
+        return choice
+
+    def apply(self, policy: Policy) -> CompressedModule:
+        """The standalone compressed network; its outputs are those that the search measures, bit for bit."""
+        choice = self.choice(policy)
+        return CompressedModule(self.network.structure, self.program, choice, self._state(policy, choice))
+
+    def _state(self, policy: Policy, choice: Choice) -> CompressedState:
+        weights = {
+            layer.name: self.bank(layer, policy.layers[layer.name].weight_bits)
+            for layer in self.network.layers
+            if policy.layers[layer.name].weight_bits != UNTOUCHED_BITS
+        }
+        kept = self.layout.float_tensors(policy, reference=self.is_reference(policy))
+        tensors = {name: self.network.tensors[name] for name in kept}
+        return CompressedState(policy, weights, choice.activations, choice.affines, self._edge_grids, tensors)
+
+    def packed_bytes(self, policy: Policy) -> int:
+        """Length in bytes of the packed file of ``policy``, known before anything is measured."""
+        return self.layout.n_bytes(policy, reference=self.is_reference(policy))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the compressor was made with, as JSON values."""
+        return {
+            "weights": {
+                "symmetric": self.quantizer.symmetric,
+                "granularity": getattr(self.quantizer, "granularity", None),
+                "clip": getattr(self.quantizer, "clip", None),
+                "rounding": self.quantizer.rounding,
+            },
+            "activations": {"clip": self.activation_quantizer.clip, "edges": self.edges},
+            "correction": self.correction,
+        }
+
+
+class CompressedModule(nn.Module):
+    """A compressed network that runs on its own.
+
+    It is called as the user's network is: with the inputs of a batch, either as one argument or spread over
+    arguments and keywords, and returns the one output that counts.
+
+    Args:
+        structure: how the tensors of a batch's inputs are nested.
+        program: the steps.
+        choice: what the steps read.
+        state: what a packed file stores of it.
+    """
+
+    def __init__(
+        self, structure: pytree.TreeSpec, program: Program, choice: Choice, state: CompressedState
+    ) -> None:
+        super().__init__()
+        self.state = state
+        self._structure = structure
+        self._program = program
+        self._choice = choice
+
+    def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """The output for one batch."""
+        with torch.no_grad():
+            return self._program.run(self._tensors(args, kwargs), self._choice)
+
+    def _tensors(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
+        candidates = [args[0] if len(args) == 1 and not kwargs else None, dict(kwargs), tuple(args), list(args)]
+        for inputs in candidates:
+            leaves, structure = pytree.tree_flatten(inputs)
+            if structure == self._structure:
+                return leaves
+        for inputs in (args[0] if args else None, kwargs):
+            if isinstance(inputs, Mapping) and self._structure.type is not None:
+                keys = list(self._structure.context) if issubclass(self._structure.type, dict) else []
+                if set(keys) == set(inputs):
+                    return pytree.tree_leaves({key: inputs[key] for key in keys})
+        raise TypeError(
+            "The compressed network takes the inputs that it was traced with "
+            f"({self._structure.num_leaves} tensors, {self._structure}), not {len(args)} arguments and the keywords "
+            f"{sorted(kwargs)}."
+        )

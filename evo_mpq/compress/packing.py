@@ -1,0 +1,419 @@
+"""The packed file: bit-packed codes, scales, zero points and affines in one safetensors section.
+
+Its length follows from the network and the policy alone, before anything is measured: it is the ``size`` objective.
+Layout of the section, layer by layer in the order of the graph: the codes (``bits`` bits each, little-endian,
+padded to a byte), the scales and, if asymmetric, zero points; then per use the activation's scale and zero point, and
+the affine's scale and shift. The edges' grids and all other tensors follow. Vectors of scales are float16 behind one
+byte, the power of two that they are multiplied with. The float reference is stored as raw float32 tensors.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.utils import _pytree as pytree
+
+from evo_mpq.compress.bank import QuantizedWeight, as_matrix, from_matrix
+from evo_mpq.compress.quantizers import (
+    UNTOUCHED_BITS,
+    ActivationGrid,
+    WeightGrid,
+    WeightQuantizer,
+    half_exponent,
+)
+from evo_mpq.errors import EvoMpqError
+from evo_mpq.network.layers import Layer, Use
+from evo_mpq.network.network import Network, TensorSignature
+from evo_mpq.space.policy import LayerPolicy, Policy
+
+if TYPE_CHECKING:
+    from evo_mpq.compress.compressor import CompressedState
+
+FORMAT = "evo-mpq packed 1"
+_GRID_BYTES = 5  # float32 scale, uint8 zero point
+_WIDEST_COUNT = 10**13  # bytes; a header is padded as if its section were that long
+
+
+class PackedFileError(EvoMpqError):
+    """A packed file is damaged, or does not belong to the network it is loaded into."""
+
+
+class Layout:
+    """Where everything stands in the packed files of one network.
+
+    Args:
+        network: the traced network.
+        quantizer: says how many scales a matrix has.
+        edges: whether activations that no layer governs are quantized.
+    """
+
+    def __init__(self, network: Network, quantizer: WeightQuantizer, *, edges: bool) -> None:
+        self._network = network
+        self._quantizer = quantizer
+        sources = {name for names in network.edges.values() for name in names}
+        self.edges = tuple(sorted(sources)) if edges else ()
+        self._layers = {layer.name: layer for layer in network.layers}
+        self.others = _other_tensors(network)
+        self._other_bytes = sum(network.tensors[name].nbytes for name in self.others)
+        self._reference_bytes = sum(tensor.nbytes for tensor in network.tensors.values())
+        self._header_bytes = _header_bytes(network)
+        self._layer_bytes: dict[tuple[str, LayerPolicy], int] = {}
+
+    def n_bytes(self, policy: Policy, *, reference: bool) -> int:
+        """Length of the packed file in bytes: a constant plus a sum over layers."""
+        if reference:
+            return self._header_bytes + self._reference_bytes
+        total = self._header_bytes + self._other_bytes + _GRID_BYTES * len(self.edges)
+        for name in self._layers:
+            key = (name, policy.layers[name])
+            if key not in self._layer_bytes:
+                self._layer_bytes[key] = self.layer_bytes(self._layers[name], policy.layers[name])
+            total += self._layer_bytes[key]
+        return total
+
+    def layer_bytes(self, layer: Layer, policy: LayerPolicy) -> int:
+        """Bytes that one layer adds to a packed file."""
+        if policy.weight_bits == UNTOUCHED_BITS:
+            total = self._network.tensors[layer.parameter].nbytes
+        else:
+            n_scales = self.n_scales(layer)
+            total = -(-layer.n_parameters * policy.weight_bits // 8) + _vector_bytes(n_scales)
+            total += 0 if self._quantizer.symmetric else n_scales
+        for use in layer.uses:
+            total += 2 * _vector_bytes(use.n_channels)
+            if use.input is not None and policy.activation_bits != UNTOUCHED_BITS:
+                total += _GRID_BYTES
+        return total
+
+    def n_scales(self, layer: Layer) -> int:
+        """Scales of a layer's weight."""
+        return self._quantizer.n_scales(layer.n_rows, layer.n_parameters // layer.n_rows)
+
+    def float_tensors(self, policy: Policy, *, reference: bool) -> list[str]:
+        """Names of the tensors that a packed file stores as they are."""
+        if reference:
+            return list(self._network.tensors)
+        untouched = [
+            layer.parameter
+            for layer in self._network.layers
+            if policy.layers[layer.name].weight_bits == UNTOUCHED_BITS
+        ]
+        return [*untouched, *self.others]
+
+
+def _other_tensors(network: Network) -> tuple[str, ...]:
+    """Tensors that are no layer's weight and not only biases that the affines take over."""
+    weights = {layer.parameter for layer in network.layers}
+    uses = {use.node for layer in network.layers for use in layer.uses}
+    biases = {use.bias for layer in network.layers for use in layer.uses if use.bias is not None}
+    absorbed = {
+        network.graph[name].target
+        for name in biases
+        if network.graph[name].op == "tensor" and uses.issuperset(network.graph.consumers[name])
+    }
+    return tuple(name for name in network.tensors if name not in weights | absorbed)
+
+
+def _vector_bytes(n: int) -> int:
+    return 1 + 2 * n
+
+
+def pack(network: Network, layout: Layout, state: CompressedState, settings: Mapping[str, Any]) -> bytes:
+    """The packed file of a compressed network.
+
+    Args:
+        network: the traced network.
+        layout: of its packed files.
+        state: what to store.
+        settings: what the compressor was made with, kept in the header.
+    """
+    reference = all(affine is None for affine in state.affines.values())
+    section = bytearray()
+    if reference:
+        for name in network.tensors:
+            section += _raw(state.tensors[name])
+    else:
+        for layer in network.layers:
+            section += _layer_section(layer, layout, state)
+        for name in layout.edges:
+            section += _grid_bytes(state.edge_grids[name])
+        for name in layout.others:
+            section += _raw(state.tensors[name])
+    return _header(network, state.policy, settings, reference, len(section)) + bytes(section)
+
+
+def _layer_section(layer: Layer, layout: Layout, state: CompressedState) -> bytes:
+    section = bytearray()
+    weight = state.weights.get(layer.name)
+    if weight is None:
+        section += _raw(state.tensors[layer.parameter])
+    else:
+        codes = (weight.codes.flatten().numpy() - weight.grid.lowest).astype(np.uint8)
+        n = layout.n_scales(layer)
+        section += pack_bits(codes, weight.grid.bits)
+        section += _vector(weight.grid.scale.flatten()[:n])
+        if weight.grid.lowest == 0:
+            section += weight.grid.zero_point.flatten()[:n].to(torch.uint8).numpy().tobytes()
+    for use in layer.uses:
+        grid = state.activations.get(use.node)
+        if grid is not None:
+            section += _grid_bytes(grid)
+        affine = state.affines[use.node]
+        assert affine is not None
+        section += _vector(affine[0].flatten()) + _vector(affine[1].flatten())
+    return bytes(section)
+
+
+def pack_bits(codes: np.ndarray[Any, np.dtype[np.uint8]], bits: int) -> bytes:
+    """Codes of ``bits`` bits each, least significant bit first, padded to a byte.
+
+    >>> pack_bits(np.array([1, 2, 3], dtype=np.uint8), 2)
+    b'9'
+    """
+    planes = (codes[:, None] >> np.arange(bits, dtype=np.uint8)) & 1
+    return np.packbits(planes.reshape(-1), bitorder="little").tobytes()
+
+
+def unpack_bits(data: bytes, bits: int, n: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """The ``n`` codes that ``pack_bits`` packed.
+
+    >>> unpack_bits(b'9', 2, 3)
+    array([1, 2, 3], dtype=uint8)
+    """
+    flat = np.unpackbits(np.frombuffer(data, dtype=np.uint8), count=n * bits, bitorder="little")
+    weights = (1 << np.arange(bits)).astype(np.uint8)
+    return (flat.reshape(n, bits) * weights).sum(1).astype(np.uint8)
+
+
+def _raw(tensor: torch.Tensor) -> bytes:
+    flat = tensor.contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
+
+
+def _vector(values: torch.Tensor) -> bytes:
+    exponent = half_exponent(values)
+    return struct.pack("<b", exponent) + (values / 2.0**exponent).half().numpy().tobytes()
+
+
+def _grid_bytes(grid: ActivationGrid) -> bytes:
+    return struct.pack("<fB", grid.scale, grid.zero_point)
+
+
+def _policy_text(network: Network, policy: Policy) -> str:
+    """The policy as text whose length depends on the network only."""
+    columns = {
+        key: "[" + ",".join(f"{getattr(policy.layers[layer.name], key):>2}" for layer in network.layers) + "]"
+        for key in ("weight_bits", "activation_bits")
+    }
+    return "{" + ",".join(f'"{key}":{text}' for key, text in columns.items()) + "}"
+
+
+def _header(
+    network: Network, policy: Policy, settings: Mapping[str, Any], reference: bool, n_bytes: int
+) -> bytes:
+    text = _header_text(network, _policy_text(network, policy), settings, reference, n_bytes)
+    length = _header_bytes(network) - 8
+    if len(text) > length:
+        raise ValueError(f"The header's text has {len(text)} bytes, more than the {length} that are reserved.")
+    return struct.pack("<Q", length) + text.ljust(length)
+
+
+def _header_text(
+    network: Network, policy: str, settings: Mapping[str, Any], reference: bool, n_bytes: int
+) -> bytes:
+    metadata = {
+        "format": FORMAT,
+        "policy": policy,
+        "reference": str(int(reference)),
+        "compressor": json.dumps(settings, separators=(",", ":")),
+        "inputs": json.dumps([asdict(entry) for entry in network.signature], separators=(",", ":")),
+        "structure": pytree.treespec_dumps(network.structure),
+        "forward": json.dumps(network.forward),
+        "output": json.dumps(network.output),
+        "nodes": "".join(network.graph.node_hashes()),
+    }
+    header = {
+        "__metadata__": metadata,
+        "packed": {"dtype": "U8", "shape": [n_bytes], "data_offsets": [0, n_bytes]},
+    }
+    return json.dumps(header, separators=(",", ":")).encode()
+
+
+_SETTINGS_BYTES = 320  # reserved for the compressor's settings, escaped
+
+
+def _header_bytes(network: Network) -> int:
+    """Bytes before the section: the length field and the padded header, the same for every policy."""
+    policy = Policy.uniform([layer.name for layer in network.layers], 32, 32)
+    text = _header_text(network, _policy_text(network, policy), {}, True, _WIDEST_COUNT)
+    return 8 + -(-(len(text) + _SETTINGS_BYTES) // 8) * 8
+
+
+@dataclass(frozen=True, eq=False)
+class PackedFile:
+    """A packed file's header, read and checked.
+
+    Attributes:
+        settings: what the compressor was made with.
+        reference: whether it holds the float reference.
+        signature: of the inputs.
+        structure: how they are nested.
+        forward: name of the user's way to call the network.
+        output: which output counts.
+        nodes: four hexadecimal digits per node.
+        weight_bits: per layer.
+        activation_bits: per layer.
+        section: everything behind the header.
+    """
+
+    settings: Mapping[str, Any]
+    reference: bool
+    signature: tuple[TensorSignature, ...]
+    structure: pytree.TreeSpec
+    forward: str | None
+    output: str | int | None
+    nodes: tuple[str, ...]
+    weight_bits: tuple[int, ...]
+    activation_bits: tuple[int, ...]
+    section: bytes
+
+
+def read_packed(data: bytes, name: str) -> PackedFile:
+    """The header and the section of a packed file.
+
+    Raises:
+        PackedFileError: the bytes are no complete packed file.
+    """
+    try:
+        (length,) = struct.unpack_from("<Q", data)
+        header = json.loads(data[8 : 8 + length])
+        metadata = header["__metadata__"]
+        if metadata["format"] != FORMAT:
+            raise ValueError(f"its format is {metadata['format']!r}, this version reads {FORMAT!r}")
+        section = data[8 + length :]
+        if len(section) != header["packed"]["data_offsets"][1]:
+            raise ValueError(f"{header['packed']['data_offsets'][1]} bytes were announced, {len(section)} are there")
+        policy = json.loads(metadata["policy"])
+        hashes = metadata["nodes"]
+        return PackedFile(
+            json.loads(metadata["compressor"]),
+            metadata["reference"] == "1",
+            tuple(
+                TensorSignature(tuple(entry["shape"]), entry["dtype"]) for entry in json.loads(metadata["inputs"])
+            ),
+            pytree.treespec_loads(metadata["structure"]),
+            json.loads(metadata["forward"]),
+            json.loads(metadata["output"]),
+            tuple(hashes[i : i + 4] for i in range(0, len(hashes), 4)),
+            tuple(policy["weight_bits"]),
+            tuple(policy["activation_bits"]),
+            section,
+        )
+    except (struct.error, ValueError, KeyError, TypeError, IndexError) as error:
+        raise PackedFileError(f"{name} is no complete evo-mpq file: {error}.") from error
+
+
+class _Reader:
+    """Takes values off a section, in order."""
+
+    def __init__(self, section: bytes) -> None:
+        self._data = memoryview(section)
+        self._position = 0
+
+    def take(self, n: int) -> bytes:
+        part = bytes(self._data[self._position : self._position + n])
+        if len(part) != n:
+            raise PackedFileError("The packed file ends too early.")
+        self._position += n
+        return part
+
+    def tensor(self, like: torch.Tensor) -> torch.Tensor:
+        raw = torch.frombuffer(bytearray(self.take(like.nbytes)), dtype=torch.uint8) if like.nbytes else None
+        return torch.empty_like(like) if raw is None else raw.view(like.dtype).reshape(like.shape)
+
+    def vector(self, n: int) -> torch.Tensor:
+        (exponent,) = struct.unpack("<b", self.take(1))
+        return torch.frombuffer(bytearray(self.take(2 * n)), dtype=torch.float16).float() * 2.0**exponent
+
+    def grid(self, bits: int) -> ActivationGrid:
+        scale, zero_point = struct.unpack("<fB", self.take(_GRID_BYTES))
+        return ActivationGrid(bits, scale, zero_point)
+
+
+def unpack(
+    packed: PackedFile,
+    network: Network,
+    layout: Layout,
+    quantizer: WeightQuantizer,
+    shaped: Callable[[Use, torch.Tensor], torch.Tensor],
+) -> CompressedState:
+    """The compressed state that ``pack`` stored, for a network of the same graph.
+
+    Args:
+        packed: from ``read_packed``.
+        network: only structure and shapes are taken from it.
+        layout: of its packed files.
+        quantizer: says how scales are shared.
+        shaped: gives an affine's vector the shape that broadcasts over a use's output.
+    """
+    from evo_mpq.compress.compressor import CompressedState
+
+    bits = zip(packed.weight_bits, packed.activation_bits, strict=True)
+    policy = Policy({layer.name: LayerPolicy(*pair) for layer, pair in zip(network.layers, bits, strict=True)})
+    reader = _Reader(packed.section)
+    uses = [use.node for layer in network.layers for use in layer.uses]
+    if packed.reference:
+        tensors = {name: reader.tensor(tensor) for name, tensor in network.tensors.items()}
+        nothing: dict[str, Any] = dict.fromkeys(uses)
+        return CompressedState(policy, {}, nothing, nothing, {}, tensors)
+    weights: dict[str, QuantizedWeight] = {}
+    activations: dict[str, ActivationGrid | None] = {}
+    affines: dict[str, Any] = {}
+    tensors = {}
+    for layer in network.layers:
+        decision = policy.layers[layer.name]
+        if decision.weight_bits == UNTOUCHED_BITS:
+            tensors[layer.parameter] = reader.tensor(network.tensors[layer.parameter])
+        else:
+            weights[layer.name] = _read_weight(reader, layer, layout, quantizer, decision.weight_bits, network)
+        for use in layer.uses:
+            quantized = use.input is not None and decision.activation_bits != UNTOUCHED_BITS
+            activations[use.node] = reader.grid(decision.activation_bits) if quantized else None
+            affines[use.node] = tuple(shaped(use, reader.vector(use.n_channels)) for _ in range(2))
+    edge_bits = packed.settings["activations"]["edges"]
+    edge_grids = {name: reader.grid(edge_bits) for name in layout.edges}
+    for name in layout.others:
+        tensors[name] = reader.tensor(network.tensors[name])
+    return CompressedState(policy, weights, activations, affines, edge_grids, tensors)
+
+
+def _read_weight(
+    reader: _Reader, layer: Layer, layout: Layout, quantizer: WeightQuantizer, bits: int, network: Network
+) -> QuantizedWeight:
+    n = layer.n_parameters
+    rows, columns = as_matrix(network.tensors[layer.parameter], layer).shape
+    lowest = -(2 ** (bits - 1)) if quantizer.symmetric else 0
+    codes = unpack_bits(reader.take(-(-n * bits // 8)), bits, n).astype(np.int16) + lowest
+    n_scales = layout.n_scales(layer)
+    groups = quantizer.n_groups(columns)
+    scale = reader.vector(n_scales)
+    zero_point = torch.zeros(n_scales)
+    if not quantizer.symmetric:
+        zero_point = torch.frombuffer(bytearray(reader.take(n_scales)), dtype=torch.uint8).float()
+    if n_scales == 1:
+        scale, zero_point = scale.expand(rows * groups), zero_point.expand(rows * groups)
+    grid = WeightGrid(
+        bits,
+        scale.reshape(rows, groups),
+        zero_point.reshape(rows, groups),
+        quantizer.group_size(columns),
+        lowest,
+    )
+    matrix = torch.from_numpy(codes.astype(np.int16)).reshape(rows, columns)
+    return QuantizedWeight(grid, matrix, from_matrix(grid.dequantize(matrix), layer))

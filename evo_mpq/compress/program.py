@@ -1,0 +1,344 @@
+"""The compressed network as one list of steps, cut where another gene begins to matter.
+
+Everything that runs a compressed network runs these steps: the population evaluator, the module that
+``Compressor.apply`` gives and a packed file that was loaded. That is why they agree bit for bit. A layer is computed
+as: quantized input → operation with the dequantized weight and without bias → one affine per output channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import torch
+
+from evo_mpq.compress.calibration import channel_statistics
+from evo_mpq.compress.correction import Correction, corrected_affine
+from evo_mpq.compress.quantizers import ActivationGrid, stored_vector
+from evo_mpq.network.graph import Graph, Node, Ref, operator, substitute
+from evo_mpq.network.layers import Layer, Use
+
+Affine = tuple[torch.Tensor, torch.Tensor]
+"""Scale and shift of every output channel, each shaped to broadcast over the operation's output."""
+
+Environment = list[Any]
+"""The live value of every node, by slot."""
+
+
+class Column(NamedTuple):
+    """One decision that a candidate makes, in the order in which it begins to matter."""
+
+    layer: str
+    kind: Literal["activation_bits", "weight_bits"]
+
+
+@dataclass(eq=False)
+class Choice:
+    """What a candidate's columns stand for: everything that steps read besides the values of other nodes.
+
+    Attributes:
+        weights: tensor of every layer.
+        activations: grid of every use's input, None if it stays float.
+        affines: of every use; None where the operation adds its own bias.
+    """
+
+    weights: dict[str, torch.Tensor] = field(default_factory=dict)
+    activations: dict[str, ActivationGrid | None] = field(default_factory=dict)
+    affines: dict[str, Affine | None] = field(default_factory=dict)
+
+
+Step = Callable[[Environment, Choice], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """Steps that run once a column is chosen, up to the next one.
+
+    Attributes:
+        column: what is chosen; None for the steps before the first choice.
+        steps: in order.
+        calibrating: the same, but each use computes its affine and puts it into the choice.
+        uses: names of the uses among them.
+        dead: slots whose values nobody needs after these steps.
+    """
+
+    column: Column | None
+    steps: tuple[Step, ...]
+    calibrating: tuple[Step, ...]
+    uses: tuple[str, ...]
+    dead: tuple[int, ...]
+
+
+class Program:
+    """The steps of one network under any policy.
+
+    Args:
+        graph: the traced network.
+        tensors: its state; a layer's weight and bias are read from the choice instead.
+        layers: its layers.
+        edges: activations that no layer governs, by reader.
+        edge_grids: grids for them; empty to leave them float.
+        means: of every use, from the float network.
+        deviations: likewise.
+        correction: how affines are computed when calibrating.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        tensors: Mapping[str, torch.Tensor],
+        layers: Sequence[Layer],
+        edges: Mapping[str, tuple[str, ...]],
+        edge_grids: Mapping[str, ActivationGrid],
+        means: Mapping[str, torch.Tensor],
+        deviations: Mapping[str, torch.Tensor],
+        correction: Correction,
+    ) -> None:
+        self._graph = graph
+        self._tensors = tensors
+        self._edges = edges
+        self._edge_grids = edge_grids
+        self._means = means
+        self._deviations = deviations
+        self._correction = correction
+        self._layers = {layer.parameter: layer for layer in layers}
+        self._uses = {use.node: (layer, use) for layer in layers for use in layer.uses}
+        self._slots: dict[str, int] = {}
+        self._constants: list[tuple[int, torch.Tensor]] = []
+        self._inputs: list[tuple[int, int]] = []
+        self.segments = self._build()
+        self.columns = tuple(segment.column for segment in self.segments[1:] if segment.column is not None)
+        self.output = self._slots[graph.output]
+
+    def environment(self, inputs: Sequence[torch.Tensor]) -> Environment:
+        """Values for one batch before any step has run."""
+        values: Environment = [None] * len(self._slots)
+        for slot, tensor in self._constants:
+            values[slot] = tensor
+        for slot, position in self._inputs:
+            values[slot] = inputs[position]
+        return values
+
+    def run(self, inputs: Sequence[torch.Tensor], choice: Choice) -> torch.Tensor:
+        """The output for one batch under one choice."""
+        values = self.environment(inputs)
+        for segment in self.segments:
+            for step in segment.steps:
+                step(values, choice)
+            for slot in segment.dead:
+                values[slot] = None
+        output: torch.Tensor = values[self.output]
+        return output
+
+    def calibrate(self, inputs: Sequence[torch.Tensor], choice: Choice) -> None:
+        """Puts the affine of every use into the choice, computed in one pass over the calibration batch."""
+        values = self.environment(inputs)
+        for segment in self.segments:
+            for step in segment.calibrating:
+                step(values, choice)
+            for slot in segment.dead:
+                values[slot] = None
+
+    def plain_affine(self, use: Use) -> Affine:
+        """The affine that only adds the operation's own bias, rounded to what a packed file stores."""
+        bias = self._tensors[self._graph[use.bias].target] if use.bias is not None else torch.zeros(use.n_channels)
+        scale = torch.ones(use.n_channels)
+        return self.shaped(use, scale), self.shaped(use, stored_vector(bias))
+
+    def shaped(self, use: Use, vector: torch.Tensor) -> torch.Tensor:
+        """``(channels,)`` as a view that broadcasts over the use's output."""
+        trailing = len(self._graph[use.node].shape) - 1 - use.channel_axis
+        return vector.reshape(-1, *[1] * trailing)
+
+    def _slot(self, name: str) -> int:
+        return self._slots.setdefault(name, len(self._slots))
+
+    def _build(self) -> tuple[Segment, ...]:
+        cuts: list[tuple[Column | None, list[tuple[Step, Step]], list[str]]] = [(None, [], [])]
+        slot_segment: dict[int, list[int]] = {}  # first and last segment that touches a slot
+        chosen: set[str] = set()
+
+        def emit(step: Step, calibrating: Step | None, reads: Sequence[int], writes: int) -> None:
+            cuts[-1][1].append((step, calibrating or step))
+            for slot in [*reads, writes]:
+                slot_segment.setdefault(slot, [len(cuts) - 1, 0])[1] = len(cuts) - 1
+
+        def quantize_inputs(layer: Layer, use: Use) -> None:
+            if use.input is None:
+                return
+            if layer.name not in chosen:
+                chosen.add(layer.name)
+                cuts.append((Column(layer.name, "activation_bits"), [], []))
+            source, target = self._slot(use.input), self._slot(f"{use.node}@input")
+            emit(_quantize_input(use.node, source, target), None, [source], target)
+
+        for node in self._graph:
+            slot = self._slot(node.name)
+            if node.op == "input":
+                self._inputs.append((slot, int(node.target)))
+            elif node.op == "tensor" and node.target in self._layers:
+                layer = self._layers[node.target]
+                first = layer.uses[0]
+                if first.input is None or first.input in self._slots:
+                    quantize_inputs(layer, first)
+                cuts.append((Column(layer.name, "weight_bits"), [], []))
+                emit(_set_weight(layer.name, slot), None, [], slot)
+            elif node.op == "tensor":
+                self._constants.append((slot, self._tensors[node.target]))
+            elif node.name in self._uses:
+                layer, use = self._uses[node.name]
+                if use.input is not None and f"{node.name}@input" not in self._slots:
+                    quantize_inputs(layer, use)
+                step, calibrating, reads = self._use_steps(node, use)
+                emit(step, calibrating, reads, slot)
+                cuts[-1][2].append(node.name)
+            else:
+                edges = self._edge_sources(node)
+                args, kwargs = substitute(
+                    (node.args, node.kwargs or {}), lambda ref, e=edges: Ref(e.get(ref.node, ref.node))
+                )
+                step, reads = self._call_step(node.target, args, kwargs, slot)
+                emit(step, None, reads, slot)
+            if node.name in self._edge_grids:
+                target = self._slot(f"{node.name}@edge")
+                emit(_quantize_edge(self._edge_grids[node.name], slot, target), None, [slot], target)
+        constants = {slot for slot, _ in self._constants} | {slot for slot, _ in self._inputs}
+        output = self._slots[self._graph.output]
+        dead: list[list[int]] = [[] for _ in cuts]
+        for slot, (first_segment, last_segment) in slot_segment.items():
+            if slot not in constants and slot != output and first_segment == last_segment:
+                dead[first_segment].append(slot)
+        return tuple(
+            Segment(column, tuple(s for s, _ in steps), tuple(c for _, c in steps), tuple(uses), tuple(gone))
+            for (column, steps, uses), gone in zip(cuts, dead, strict=True)
+        )
+
+    def _edge_sources(self, node: Node) -> dict[str, str]:
+        return {
+            name: f"{name}@edge" for name in self._edges.get(node.name, ()) if name in self._edge_grids
+        }
+
+    def _use_steps(self, node: Node, use: Use) -> tuple[Step, Step, list[int]]:
+        """The operation under an affine, the same while calibrating, and the slots it reads."""
+        quantized = {use.input: f"{node.name}@input"} if use.input is not None else {}
+        target, without_bias = _without_bias(node)
+        args, kwargs = substitute(
+            (without_bias, node.kwargs or {}), lambda ref: Ref(quantized.get(ref.node, ref.node))
+        )
+        slot = self._slot(node.name)
+        bare, reads = self._call_step(target, args, {} if target != node.target else kwargs, slot)
+        full_args, full_kwargs = substitute(
+            (node.args, node.kwargs or {}), lambda ref: Ref(quantized.get(ref.node, ref.node))
+        )
+        full, full_reads = self._call_step(node.target, full_args, full_kwargs, slot)
+        name = node.name
+
+        def step(values: Environment, choice: Choice) -> None:
+            affine = choice.affines[name]
+            if affine is None:
+                full(values, choice)
+                return
+            bare(values, choice)
+            values[slot].mul_(affine[0]).add_(affine[1])
+
+        if self._correction == "none" or not use.correctable:
+            plain = self.plain_affine(use)
+
+            def calibrating(values: Environment, choice: Choice) -> None:
+                bare(values, choice)
+                choice.affines[name] = plain
+                values[slot].mul_(plain[0]).add_(plain[1])
+
+        else:
+            correction, axis = self._correction, use.channel_axis
+            float_mean, float_deviation = self._means[name], self._deviations[name]
+            shape = self.shaped(use, float_mean).shape
+
+            def calibrating(values: Environment, choice: Choice) -> None:
+                bare(values, choice)
+                mean, deviation = channel_statistics(values[slot], axis)
+                scale, shift = corrected_affine(correction, mean, deviation, float_mean, float_deviation)
+                affine = scale.view(shape), shift.view(shape)
+                choice.affines[name] = affine
+                values[slot].mul_(affine[0]).add_(affine[1])
+
+        return step, calibrating, [*reads, *full_reads]
+
+    def _call_step(self, target: str, args: Any, kwargs: Mapping[str, Any], slot: int) -> tuple[Step, list[int]]:
+        """A step that calls an operator, and the slots that it reads."""
+        function = operator(target)
+        reads: list[int] = []
+
+        def slot_of(ref: Ref) -> _Slot:
+            reads.append(self._slot(ref.node))
+            return _Slot(reads[-1])
+
+        args, kwargs = substitute((tuple(args), dict(kwargs)), slot_of)
+        if kwargs or any(isinstance(arg, list | tuple) and _holds_slots(arg) for arg in args):
+
+            def nested(values: Environment, choice: Choice) -> None:
+                filled, named = _fill((args, kwargs), values)
+                values[slot] = function(*filled, **named)
+
+            return nested, reads
+        spec = tuple((isinstance(arg, _Slot), arg.index if isinstance(arg, _Slot) else arg) for arg in args)
+
+        def flat(values: Environment, choice: Choice) -> None:
+            values[slot] = function(*[values[arg] if is_slot else arg for is_slot, arg in spec])
+
+        return flat, reads
+
+
+@dataclass(frozen=True)
+class _Slot:
+    index: int
+
+
+def _holds_slots(value: Any) -> bool:
+    if isinstance(value, _Slot):
+        return True
+    return isinstance(value, list | tuple) and any(map(_holds_slots, value))
+
+
+def _fill(value: Any, values: Environment) -> Any:
+    if isinstance(value, _Slot):
+        return values[value.index]
+    if isinstance(value, dict):
+        return {key: _fill(item, values) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_fill(item, values) for item in value]
+    if isinstance(value, tuple):
+        return tuple(_fill(item, values) for item in value)
+    return value
+
+
+def _without_bias(node: Node) -> tuple[str, tuple[Any, ...]]:
+    """The operation without its bias: operator and arguments."""
+    if node.target == "aten.addmm.default":
+        return "aten.mm.default", node.args[1:3]
+    if node.target in ("aten.mm.default", "aten.matmul.default", "aten.embedding.default"):
+        return node.target, node.args
+    return node.target, (*node.args[:2], None, *node.args[3:])
+
+
+def _set_weight(layer: str, slot: int) -> Step:
+    def step(values: Environment, choice: Choice) -> None:
+        values[slot] = choice.weights[layer]
+
+    return step
+
+
+def _quantize_input(use: str, source: int, target: int) -> Step:
+    def step(values: Environment, choice: Choice) -> None:
+        grid = choice.activations[use]
+        values[target] = values[source] if grid is None else grid(values[source])
+
+    return step
+
+
+def _quantize_edge(grid: ActivationGrid, source: int, target: int) -> Step:
+    def step(values: Environment, choice: Choice) -> None:
+        values[target] = grid(values[source])
+
+    return step

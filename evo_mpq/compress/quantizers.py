@@ -1,0 +1,237 @@
+"""Number formats of weights and activations: integer grids, and how their ranges are chosen.
+
+One grid is used identically in the search, in packed files and in exports. ``b`` bits have exactly ``2**b`` levels:
+symmetric weights ``-2**(b-1) … 2**(b-1)-1`` around a zero point of 0, asymmetric weights and activations
+``0 … 2**b-1`` around a stored integer zero point.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+UNTOUCHED_BITS = 32
+BITS = (2, 3, 4, 5, 6, 7, 8, UNTOUCHED_BITS)
+
+# Clipping candidates are fractions of the largest range; finer steps change the error by less than 1 %.
+_CLIP_STEPS = 81
+_SMALLEST_CLIP = 0.2
+
+
+@dataclass(frozen=True, eq=False)
+class WeightGrid:
+    """The integer grid of a weight matrix, one scale per group of columns of every row.
+
+    Attributes:
+        bits: of a code.
+        scale: ``(rows, n_groups)`` positive, exactly representable in the packed file.
+        zero_point: ``(rows, n_groups)`` codes that mean 0; all zero if symmetric.
+        group_size: columns that share a scale.
+        lowest: the smallest code; the largest is ``lowest + 2**bits - 1``.
+    """
+
+    bits: int
+    scale: torch.Tensor
+    zero_point: torch.Tensor
+    group_size: int
+    lowest: int
+
+    def round(self, matrix: torch.Tensor, first_column: int = 0) -> torch.Tensor:
+        """Nearest codes (float tensor of integers) of columns ``first_column …`` of the matrix, ``(rows, n)``."""
+        groups = torch.arange(first_column, first_column + matrix.shape[1]) // self.group_size
+        codes = torch.round(matrix / self.scale[:, groups]) + self.zero_point[:, groups]
+        return codes.clamp_(self.lowest, self.lowest + 2**self.bits - 1)
+
+    def dequantize(self, codes: torch.Tensor, first_column: int = 0) -> torch.Tensor:
+        """The weights that the codes of columns ``first_column …`` stand for, ``(rows, n)`` float32."""
+        groups = torch.arange(first_column, first_column + codes.shape[1]) // self.group_size
+        return (codes.float() - self.zero_point[:, groups]) * self.scale[:, groups]
+
+
+class WeightQuantizer(Protocol):
+    """What chooses the integer grid of a weight matrix; the protocol for plug-ins.
+
+    Attributes:
+        rounding: ``"nearest"`` or ``"gptq"``.
+        symmetric: whether all zero points are 0 (and are not stored).
+    """
+
+    rounding: str
+    symmetric: bool
+
+    def group_size(self, n_columns: int) -> int:
+        """Columns that share a scale."""
+        ...
+
+    def n_groups(self, n_columns: int) -> int:
+        """Scales per row of a matrix with ``n_columns`` columns."""
+        ...
+
+    def n_scales(self, n_rows: int, n_columns: int) -> int:
+        """Scales that are stored for a matrix."""
+        ...
+
+    def grid(self, matrix: torch.Tensor, bits: int) -> WeightGrid:
+        """The grid for ``matrix``, ``(rows, columns)``."""
+        ...
+
+
+@dataclass(frozen=True)
+class UniformAffine:
+    """Evenly spaced levels with a scale per tensor, output channel or group of input columns.
+
+    Args:
+        symmetric: zero points are 0.
+        granularity: ``"tensor"``, ``"channel"`` or the number of columns of a group.
+        clip: ``"minmax"``, ``"mse"`` (range of least squared error), or a percentile of magnitudes, e.g. 99.9.
+        rounding: ``"gptq"`` (Frantar et al. 2023) or ``"nearest"``.
+    """
+
+    symmetric: bool = True
+    granularity: str | int = "channel"
+    clip: str | float = "mse"
+    rounding: str = "gptq"
+
+    def group_size(self, n_columns: int) -> int:
+        """Columns that share a scale."""
+        return min(self.granularity, n_columns) if isinstance(self.granularity, int) else n_columns
+
+    def n_groups(self, n_columns: int) -> int:
+        """Scales per row of a matrix with ``n_columns`` columns."""
+        return -(-n_columns // self.group_size(n_columns))
+
+    def n_scales(self, n_rows: int, n_columns: int) -> int:
+        """Scales that are stored for a matrix: one if they are shared by the whole tensor."""
+        return 1 if self.granularity == "tensor" else n_rows * self.n_groups(n_columns)
+
+    def grid(self, matrix: torch.Tensor, bits: int) -> WeightGrid:
+        """The grid for ``matrix``, ``(rows, columns)``; scales are rounded to what a packed file stores."""
+        rows, columns = matrix.shape
+        size = self.group_size(columns)
+        groups = self.n_groups(columns)
+        # A last, shorter group is padded with copies of its last column, which change no range.
+        pad = groups * size - columns
+        padded = torch.cat([matrix, matrix[:, -1:].expand(rows, pad)], 1) if pad else matrix
+        blocks = padded.reshape(1, -1) if self.granularity == "tensor" else padded.reshape(rows * groups, size)
+        scale, zero_point = self._ranges(blocks, bits)
+        if self.granularity == "tensor":
+            scale, zero_point = scale.expand(rows), zero_point.expand(rows)
+        lowest = -(2 ** (bits - 1)) if self.symmetric else 0
+        return WeightGrid(bits, scale.reshape(rows, groups), zero_point.reshape(rows, groups), size, lowest)
+
+    def _ranges(self, blocks: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """``(n,)`` scales and zero points of the ``n`` rows of ``blocks``."""
+        low = blocks.amin(1).clamp(max=0)
+        high = blocks.amax(1).clamp(min=0)
+        if isinstance(self.clip, int | float):
+            bound = torch.quantile(blocks.abs().float(), float(self.clip) / 100, dim=1)
+            low, high = torch.maximum(low, -bound), torch.minimum(high, bound)
+        if self.clip != "mse":
+            return self._affine(low, high, bits)
+        best = torch.full_like(low, torch.inf)
+        scale, zero_point = self._affine(low, high, bits)
+        lowest = -(2 ** (bits - 1)) if self.symmetric else 0
+        for fraction in torch.linspace(1.0, _SMALLEST_CLIP, _CLIP_STEPS).tolist():
+            s, z = self._affine(low * fraction, high * fraction, bits)
+            codes = (torch.round(blocks / s[:, None]) + z[:, None]).clamp_(lowest, lowest + 2**bits - 1)
+            error = ((codes - z[:, None]) * s[:, None] - blocks).square_().sum(1)
+            better = error < best
+            best = torch.where(better, error, best)
+            scale, zero_point = torch.where(better, s, scale), torch.where(better, z, zero_point)
+        return stored_vector(scale), zero_point
+
+    def _affine(self, low: torch.Tensor, high: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.symmetric:
+            scale = torch.maximum(-low / 2 ** (bits - 1), high / (2 ** (bits - 1) - 1))
+        else:
+            scale = (high - low) / (2**bits - 1)
+        scale = stored_vector(_positive(scale))
+        zero_point = torch.zeros_like(scale) if self.symmetric else torch.round(-low / scale)
+        return scale, zero_point.clamp_(0, 2**bits - 1)
+
+
+def _positive(scale: torch.Tensor) -> torch.Tensor:
+    """Scales with those of all-zero rows replaced by the largest one (any value serves them)."""
+    largest = scale.max()
+    return torch.where(scale > 0, scale, largest if largest > 0 else torch.ones_like(largest))
+
+
+def half_exponent(values: torch.Tensor) -> int:
+    """The power of two that brings the largest magnitude of ``values`` into [1, 2); 0 for all zeros."""
+    largest = float(values.abs().max()) if values.numel() else 0.0
+    return max(-127, min(127, math.frexp(largest)[1] - 1)) if largest > 0 else 0
+
+
+def stored_vector(values: torch.Tensor) -> torch.Tensor:
+    """``values`` as a packed file stores them: float16 times one power of two, so that no scale is out of range.
+
+    Applying it twice changes nothing. Values that are positive stay positive.
+    """
+    factor = 2.0 ** half_exponent(values)
+    normal = values / factor
+    tiny = torch.finfo(torch.float16).smallest_normal
+    normal = torch.where((normal > 0) & (normal < tiny), tiny, normal)
+    return normal.half().float() * factor
+
+
+@dataclass(frozen=True)
+class ActivationGrid:
+    """The integer grid of an activation: unsigned, asymmetric, per tensor, zero on the grid.
+
+    Attributes:
+        bits: of a code, ``0 … 2**bits-1``.
+        scale: float32 value.
+        zero_point: the code that means 0.
+    """
+
+    bits: int
+    scale: float
+    zero_point: int
+
+    def __call__(self, values: torch.Tensor) -> torch.Tensor:
+        """``values`` rounded to the grid (half to even) and clipped to its range."""
+        lowest = -self.zero_point
+        rounded = values.div(self.scale).round_().clamp_(lowest, lowest + 2**self.bits - 1)
+        return rounded.mul_(self.scale)
+
+
+@dataclass(frozen=True)
+class ActivationQuantizer:
+    """How the range of an activation is chosen from a sample of its values.
+
+    Args:
+        clip: ``"minmax"``, ``"mse"`` or a percentile, e.g. 99.9.
+    """
+
+    clip: str | float = "mse"
+
+    def grid(self, values: torch.Tensor, bits: int) -> ActivationGrid:
+        """The grid for ``values`` (any shape), which should be a sample of the activation."""
+        flat = values.flatten()
+        low, high = float(flat.amin().clamp(max=0)), float(flat.amax().clamp(min=0))
+        if isinstance(self.clip, int | float):
+            bounds = torch.quantile(flat, torch.tensor([1 - self.clip / 100, self.clip / 100]))
+            low, high = min(float(bounds[0]), 0.0), max(float(bounds[1]), 0.0)
+        if self.clip != "mse" or low == high:
+            return _activation_grid(low, high, bits)
+        best, grid = float("inf"), _activation_grid(low, high, bits)
+        # First the side that is usually longer, then the other: two line searches find the rectangle's optimum.
+        for side in ("high", "low", "high"):
+            bound = high if side == "high" else low
+            for fraction in torch.linspace(1.0, _SMALLEST_CLIP / 2, _CLIP_STEPS).tolist():
+                ends = (low, bound * fraction) if side == "high" else (bound * fraction, high)
+                candidate = _activation_grid(*ends, bits)
+                error = float((candidate(flat) - flat).square_().sum())
+                if error < best:
+                    best, grid, chosen = error, candidate, ends
+            low, high = chosen
+        return grid
+
+
+def _activation_grid(low: float, high: float, bits: int) -> ActivationGrid:
+    span = high - low
+    scale = float(torch.tensor(span / (2**bits - 1) if span > 0 else 1.0, dtype=torch.float32))
+    return ActivationGrid(bits, scale, min(2**bits - 1, max(0, round(-low / scale))))

@@ -1,0 +1,386 @@
+"""The search loop: ask, measure, tell, until the budget is spent."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from evo_mpq.errors import MeasurementError
+from evo_mpq.measure.measurements import Measurements
+from evo_mpq.optimize.archive import Archive
+from evo_mpq.optimize.budget import Budget, Stall
+from evo_mpq.optimize.pareto import HypervolumeBox
+from evo_mpq.optimize.recorded import Interrupted, Journal, Recorded, Row, Spending
+from evo_mpq.optimize.searcher import Searcher
+from evo_mpq.space.search_space import SearchSpace
+from evo_mpq.typing import BoolVector, FloatMatrix, Genomes, Losses
+
+__all__ = [
+    "Interrupted",
+    "Journal",
+    "Progress",
+    "Recorded",
+    "Result",
+    "Row",
+    "Spending",
+    "run_search",
+]
+
+Screen = Callable[[Genomes], FloatMatrix]
+"""``(n, n_genes)`` genomes to ``(n, n_constraints)`` violations of the constraints that need no measuring;
+0 in the columns of the others."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a search is.
+
+    Attributes:
+        generation: of the searcher; 0 while the starts are measured.
+        measured: what was spent of the budget's evaluations, reference and seeds included.
+        evaluations: the budget of evaluations, or None.
+        hypervolume: of the front so far, in the run's box; None before there is a box.
+        candidates_per_second: measured by this process; 0 in a replay.
+        seconds_left: estimate, by the limit that will be reached first; None if nothing tells.
+        front_size: number of members so far.
+    """
+
+    generation: int
+    measured: float
+    evaluations: int | None
+    hypervolume: float | None
+    candidates_per_second: float
+    seconds_left: float | None
+    front_size: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a search found.
+
+    Attributes:
+        archive: everything that was measured.
+        box: in which its hypervolume is measured; None if it was interrupted before it could be made.
+        hypervolumes: after the starts and after each generation: number of candidates measured so far, and
+            the hypervolume of their front.
+        notes: what the user should know.
+        reason: why it ended: ``"evaluations"``, ``"minutes"``, ``"stall"``, ``"exhausted"`` (no genome is
+            left), ``"infeasible"`` (nothing meets the constraints that need no measuring) or
+            ``"interrupted"``.
+    """
+
+    archive: Archive
+    box: HypervolumeBox | None
+    hypervolumes: tuple[tuple[int, float], ...]
+    notes: tuple[str, ...]
+    reason: str
+
+    @property
+    def finished(self) -> bool:
+        """Whether the search came to its end."""
+        return self.reason != "interrupted"
+
+
+def run_search(
+    space: SearchSpace,
+    searcher: Searcher,
+    evaluate: Recorded,
+    *,
+    journal: Journal,
+    budgets: Sequence[Budget],
+    box: Callable[[Losses], HypervolumeBox],
+    starts: Genomes | None = None,
+    screen: Screen | None = None,
+    patience: int | None = 200,
+    archive: Archive | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> Result:
+    """Search until the last budget is spent or the space is exhausted.
+
+    The result is a function of the arguments and the journal: what the journal knows is not measured again,
+    and decisions by the clock are taken from it. So resuming is calling this again with the same journal, and
+    going on is calling it with one more budget: the earlier ones are replayed to their ends first.
+
+    Args:
+        space: what is searched.
+        searcher: fresh; it proposes the genomes.
+        evaluate: measures them through ``journal``.
+        journal: the memory of the run.
+        budgets: all that the run was given, in order; each limits the totals of the run.
+        box: makes the frame of the hypervolume from ``(n, n_objectives)`` losses of the starts that succeeded
+            (of the first generation, where none did); the caller adds the reference's. It stays fixed.
+        starts: ``(n, n_genes)`` different genomes to measure first, as far as the first budget goes.
+        screen: finds genomes that are not worth measuring; the searcher is told their violations only.
+        patience: generations in a row that the screen may leave nothing of before the search gives up; None
+            for any number (exhaustive search ends by itself).
+        archive: an empty one to fill; default: a new one.
+        clock: seconds since some moment.
+        on_progress: called after every chunk that was measured, and after every generation.
+
+    Returns:
+        The result, also when measuring was interrupted.
+
+    Raises:
+        MeasurementError: every candidate of the first generation failed.
+        ValueError: no budget.
+    """
+    if not budgets:
+        raise ValueError("a search needs at least one budget")
+    if archive is None:
+        archive = Archive(space.n_genes, len(evaluate.objectives), len(evaluate.constraints))
+    loop = _Loop(space, searcher, evaluate, journal, box, screen, patience, archive, clock, on_progress)
+    return loop.run(budgets, starts)
+
+
+class _Loop:
+    """The state of one search."""
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        searcher: Searcher,
+        evaluate: Recorded,
+        journal: Journal,
+        make_box: Callable[[Losses], HypervolumeBox],
+        screen: Screen | None,
+        patience: int | None,
+        archive: Archive,
+        clock: Callable[[], float],
+        on_progress: Callable[[Progress], None],
+    ) -> None:
+        self.space = space
+        self.searcher = searcher
+        self.evaluate = evaluate
+        self.journal = journal
+        self.make_box = make_box
+        self.screen = screen
+        self.patience = patience
+        self.archive = archive
+        self.on_progress = on_progress
+        self.stopwatch = _Stopwatch(journal, clock)
+        self.stall = Stall()
+        self.box: HypervolumeBox | None = None
+        self.budget = Budget()
+        self.generation = 0
+        self.rejected_in_a_row = 0
+        self.adopted = False
+        self.hypervolumes: list[tuple[int, float]] = []
+        self.notes: list[str] = []
+
+    def run(self, budgets: Sequence[Budget], starts: Genomes | None) -> Result:
+        reason = "exhausted"
+        try:
+            self.budget = budgets[0]
+            if starts is not None:
+                self.measure_starts(starts)
+            for budget in budgets:
+                self.budget = budget
+                reason = self.spend()
+        except Interrupted:
+            reason = "interrupted"
+        else:
+            self.check_that_something_succeeded()
+        self.note_failures()
+        return Result(
+            self.archive, self.box, tuple(self.hypervolumes), tuple(dict.fromkeys(self.notes)), reason
+        )
+
+    def spend(self) -> str:
+        """Run generations until the budget is spent; returns why it ended."""
+        while (reason := self.over()) is None:
+            genomes = self.searcher.ask(self.limit())
+            if not len(genomes):
+                return "exhausted"
+            self.run_generation(genomes)
+        return reason
+
+    def over(self) -> str | None:
+        """Which limit is reached, at the end of a generation."""
+        seconds = self.stopwatch.read()
+        if self.evaluations_left() == 0:
+            return "evaluations"
+        if self.budget.minutes is not None and seconds >= 60 * self.budget.minutes:
+            return "minutes"
+        stall = self.budget.stall
+        if stall is not None and self.journal.decision("stalled", lambda: self.stall.generations >= stall):
+            return "stall"
+        if self.patience is not None and self.rejected_in_a_row >= self.patience:
+            self.notes.append(
+                f"the search gave up after {self.patience} generations without a candidate that meets the "
+                "constraints; loosen them or offer cheaper options"
+            )
+            return "infeasible"
+        return None
+
+    def evaluations_left(self) -> int | None:
+        """Whole measurements that the budget still allows, or None for any number."""
+        if self.budget.evaluations is None:
+            return None
+        left = self.budget.evaluations - self.evaluate.spending.evaluations
+        return max(0, int(left + 1e-9))  # shares of batches add up to whole numbers only nearly
+
+    def limit(self) -> int | None:
+        """How many genomes the next generation may have."""
+        limits = [self.evaluations_left()]
+        seconds = self.stopwatch.last
+        if self.budget.minutes is not None and len(self.archive) and seconds > 0:
+            # At the pace so far; computed from what is journalled, so that a replay finds the same limit.
+            fitting = len(self.archive) * (60 * self.budget.minutes - seconds) / seconds
+            limits.append(max(1, int(fitting)))
+        return min((limit for limit in limits if limit is not None), default=None)
+
+    def measure_starts(self, starts: Genomes) -> None:
+        starts = starts[: self.evaluations_left()]
+        if len(starts):
+            self.journal.asked(0, starts)
+            measurements = self.measure(starts)
+            self.archive.add(starts, measurements)
+            self.searcher.remember(starts, measurements)
+            self.end_generation()
+
+    def run_generation(self, genomes: Genomes) -> None:
+        self.generation += 1
+        self.journal.asked(self.generation, genomes)
+        violations = np.zeros((len(genomes), len(self.evaluate.constraints)))
+        if self.screen is not None:
+            violations = self.screen(genomes)
+        worth = np.all(violations <= 0, axis=1)
+        measurements = self.measure(genomes[worth])
+        self.archive.add(genomes[worth], measurements)
+        self.searcher.tell(_with_rejected(measurements, worth, violations))
+        self.rejected_in_a_row = 0 if worth.any() else self.rejected_in_a_row + 1
+        self.end_generation()
+
+    def measure(self, genomes: Genomes) -> Measurements:
+        try:
+            return self.evaluate(genomes, on_chunk=self.report)
+        except Interrupted:
+            # The archive gets what was measured of the generation; resuming will tell the searcher all of it.
+            rows, measurements = self.evaluate.known(genomes)
+            self.archive.add(genomes[rows], measurements)
+            self.measure_hypervolume()
+            raise
+
+    def end_generation(self) -> None:
+        if self.journal.diverged and not self.adopted:
+            self.adopt_journal()
+        if self.generation == 1:
+            self.check_that_something_succeeded()
+            self.note_constants()
+        self.measure_hypervolume()
+        hypervolume = self.hypervolumes[-1][1] if self.hypervolumes else 0.0
+        self.stall.update(hypervolume, self.archive.lowest_violation)
+        self.report()
+
+    def adopt_journal(self) -> None:
+        """Take over everything that was measured before the search went another way than when it first ran.
+
+        Then a new version of a library cannot make the run forget what it has paid for.
+        """
+        self.adopted = True
+        genomes, measurements = self.evaluate.everything_known()
+        if len(genomes):
+            self.archive.add(genomes, measurements)
+            self.searcher.remember(genomes, measurements)
+
+    def measure_hypervolume(self) -> None:
+        if self.box is None and self.archive.lowest_violation < np.inf:
+            self.box = self.make_box(self.archive.losses[self.archive.succeeded])
+        if self.box is not None:
+            volume = self.box.hypervolume(self.archive.front_losses())
+            self.hypervolumes.append((len(self.archive), volume))
+
+    def check_that_something_succeeded(self) -> None:
+        if len(self.archive) and self.archive.lowest_violation == np.inf:
+            raise MeasurementError(
+                f"every one of the {len(self.archive)} candidates measured so far failed; "
+                f"the first with: {self.archive.failures[0]}"
+            )
+
+    def note_constants(self) -> None:
+        losses = self.archive.losses[self.archive.succeeded]
+        for quantity, column in zip(self.evaluate.objectives, losses.T, strict=True):
+            if len(column) > 1 and np.all(column == column[0]):
+                value = -column[0] if quantity.direction == "maximize" else column[0]
+                self.notes.append(
+                    f"{quantity.name} is {value:g} for all of the first {len(column)} candidates, "
+                    "so it does not tell them apart"
+                )
+
+    def note_failures(self) -> None:
+        failures = [failure for failure in self.archive.failures if failure is not None]
+        if failures:
+            self.notes.append(
+                f"{len(failures)} of {len(self.archive)} candidates failed; the first with: {failures[0]}"
+            )
+
+    def report(self) -> None:
+        rate = self.evaluate.measured / self.evaluate.seconds if self.evaluate.seconds > 0 else 0.0
+        self.on_progress(
+            Progress(
+                generation=self.generation,
+                measured=self.evaluate.spending.evaluations,
+                evaluations=self.budget.evaluations,
+                hypervolume=self.hypervolumes[-1][1] if self.hypervolumes else None,
+                candidates_per_second=rate,
+                seconds_left=self.seconds_left(rate),
+                front_size=len(self.archive.front()),
+            )
+        )
+
+    def seconds_left(self, rate: float) -> float | None:
+        limits = []
+        if rate > 0:
+            genomes = min(self.space.n_genomes, 10**15)  # larger integers need not fit into a float
+            limits.append((genomes - len(self.archive)) / rate)
+        if rate > 0 and self.budget.evaluations is not None:
+            limits.append(max(0.0, self.budget.evaluations - self.evaluate.spending.evaluations) / rate)
+        if self.budget.minutes is not None:
+            limits.append(max(0.0, 60 * self.budget.minutes - self.stopwatch.now()))
+        return min(limits, default=None)
+
+
+class _Stopwatch:
+    """The time that a run has taken, over all its processes.
+
+    The journal holds the time at the end of each generation. A resumed run starts from the last one, and what
+    it spends on replaying does not count.
+    """
+
+    def __init__(self, journal: Journal, clock: Callable[[], float]) -> None:
+        self._journal = journal
+        self._clock = clock
+        self._mark = clock()
+        self.last = 0.0
+        """Seconds when `read` was called last."""
+
+    def now(self) -> float:
+        """Seconds at this moment."""
+        return self.last + self._clock() - self._mark
+
+    def read(self) -> float:
+        """Seconds at this moment as the journal has them."""
+        self.last = self._journal.decision("seconds", lambda: round(self.now(), 3))
+        self._mark = self._clock()
+        return self.last
+
+
+def _with_rejected(measured: Measurements, worth: BoolVector, violations: FloatMatrix) -> Measurements:
+    """Measurements of all rows, where those that were not worth measuring have only their violations."""
+    if worth.all():
+        return measured
+    n, m = len(worth), measured.losses.shape[1]
+    losses, standard_errors, all_violations = (
+        np.full((n, m), np.nan),
+        np.full((n, m), np.nan),
+        violations.copy(),
+    )
+    losses[worth], standard_errors[worth] = measured.losses, measured.standard_errors
+    all_violations[worth] = measured.violations
+    failures = np.full(n, None, dtype=object)
+    failures[worth] = measured.failures
+    return Measurements(losses, all_violations, standard_errors, tuple(failures))
