@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -132,44 +132,33 @@ def run_search(
         raise ValueError("a search needs at least one budget")
     if archive is None:
         archive = Archive(space.n_genes, len(evaluate.objectives), len(evaluate.constraints))
-    loop = _Loop(space, searcher, evaluate, journal, box, screen, patience, archive, clock, on_progress)
+    stopwatch = _Stopwatch(journal, clock)
+    loop = _Loop(space, searcher, evaluate, journal, box, screen, patience, archive, stopwatch, on_progress)
     return loop.run(budgets, starts)
 
 
+@dataclass
 class _Loop:
     """The state of one search."""
 
-    def __init__(
-        self,
-        space: SearchSpace,
-        searcher: Searcher,
-        evaluate: Recorded,
-        journal: Journal,
-        make_box: Callable[[Losses], HypervolumeBox],
-        screen: Screen | None,
-        patience: int | None,
-        archive: Archive,
-        clock: Callable[[], float],
-        on_progress: Callable[[Progress], None],
-    ) -> None:
-        self.space = space
-        self.searcher = searcher
-        self.evaluate = evaluate
-        self.journal = journal
-        self.make_box = make_box
-        self.screen = screen
-        self.patience = patience
-        self.archive = archive
-        self.on_progress = on_progress
-        self.stopwatch = _Stopwatch(journal, clock)
-        self.stall = Stall()
-        self.box: HypervolumeBox | None = None
-        self.budget = Budget()
-        self.generation = 0
-        self.rejected_in_a_row = 0
-        self.adopted = False
-        self.hypervolumes: list[tuple[int, float]] = []
-        self.notes: list[str] = []
+    space: SearchSpace
+    searcher: Searcher
+    evaluate: Recorded
+    journal: Journal
+    make_box: Callable[[Losses], HypervolumeBox]
+    screen: Screen | None
+    patience: int | None
+    archive: Archive
+    stopwatch: _Stopwatch
+    on_progress: Callable[[Progress], None]
+    budget: Budget = field(default_factory=Budget)
+    stall: Stall = field(default_factory=Stall)
+    box: HypervolumeBox | None = None
+    generation: int = 0
+    rejected_in_a_row: int = 0
+    adopted: bool = False
+    hypervolumes: list[tuple[int, float]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def run(self, budgets: Sequence[Budget], starts: Genomes | None) -> Result:
         reason = "exhausted"
@@ -262,10 +251,12 @@ class _Loop:
             # The archive gets what was measured of the generation; resuming will tell the searcher all of it.
             rows, measurements = self.evaluate.known(genomes)
             self.archive.add(genomes[rows], measurements)
+            self.fix_box()
             self.measure_hypervolume()
             raise
 
     def end_generation(self) -> None:
+        self.fix_box()
         if self.journal.diverged and not self.adopted:
             self.adopt_journal()
         if self.generation == 1:
@@ -287,9 +278,11 @@ class _Loop:
             self.archive.add(genomes, measurements)
             self.searcher.remember(genomes, measurements)
 
-    def measure_hypervolume(self) -> None:
+    def fix_box(self) -> None:
         if self.box is None and self.archive.lowest_violation < np.inf:
             self.box = self.make_box(self.archive.losses[self.archive.succeeded])
+
+    def measure_hypervolume(self) -> None:
         if self.box is not None:
             volume = self.box.hypervolume(self.archive.front_losses())
             self.hypervolumes.append((len(self.archive), volume))

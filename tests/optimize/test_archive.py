@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evo_mpq.measure.measurements import Measurements
@@ -32,6 +32,7 @@ def part(measurements: Measurements, rows: slice) -> Measurements:
 
 
 @given(st.integers(1, 60), st.integers(1, 4), st.integers(1, 20), st.integers(0, 2**32 - 1))
+@settings(deadline=None)
 def test_the_front_is_the_non_dominated_feasible_rows_however_rows_arrive(
     n: int, m: int, chunk: int, seed: int
 ) -> None:

@@ -370,6 +370,9 @@ def test_a_run_that_goes_another_way_on_replay_forgets_nothing_it_has_paid_for()
     assert paid <= {tuple(row) for row in result.archive.genomes.tolist()}
     assert problem.n_measured <= 8  # the generation in which it was noticed
     assert np.array_equal(result.archive.genomes[:3], ladder(space))
+    original = HypervolumeBox.around(problem.values(ladder(space))[:, [2, 0]], [True, False])
+    assert result.box is not None
+    assert np.array_equal(result.box.reference_point, original.reference_point)
     # and it goes on searching from there
     more = search(
         problem,

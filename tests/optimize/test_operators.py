@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evo_mpq.optimize.operators import mutate, reset, step, uniform_crossover
@@ -21,6 +21,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 
 
 @given(CARDINALITIES, SEEDS)
+@settings(deadline=None)
 def test_a_mutated_genome_is_legal_and_differs_in_at_least_one_gene(
     cardinalities: list[int], seed: int
 ) -> None:
@@ -33,6 +34,7 @@ def test_a_mutated_genome_is_legal_and_differs_in_at_least_one_gene(
 
 
 @given(CARDINALITIES, SEEDS)
+@settings(deadline=None)
 def test_a_reset_never_keeps_the_value_and_a_step_goes_to_a_neighbor(
     cardinalities: list[int], seed: int
 ) -> None:
@@ -78,6 +80,7 @@ def test_half_of_the_changes_go_to_a_neighbor_and_half_anywhere_else() -> None:
 
 
 @given(CARDINALITIES, SEEDS)
+@settings(deadline=None)
 def test_a_child_has_every_gene_from_one_of_its_parents(cardinalities: list[int], seed: int) -> None:
     mothers, limits, rng = random_genomes(cardinalities, 20, seed)
     fathers = rng.integers(limits, size=mothers.shape)

@@ -30,11 +30,13 @@ def brute_force_non_dominated(losses: np.ndarray) -> list[bool]:
 
 
 @given(grid_losses())
+@settings(deadline=None)
 def test_non_dominated_agrees_with_brute_force(losses: np.ndarray) -> None:
     assert non_dominated(losses).tolist() == brute_force_non_dominated(losses)
 
 
 @given(grid_losses(), st.data())
+@settings(deadline=None)
 def test_rows_that_are_not_finite_are_never_kept_and_never_dominate(
     losses: np.ndarray, data: st.DataObject
 ) -> None:
@@ -113,6 +115,7 @@ def test_the_knee_does_not_depend_on_units(m: int, seed: int) -> None:
 
 
 @given(st.permutations(range(12)))
+@settings(deadline=None)
 def test_the_knee_does_not_depend_on_the_order_of_rows(order: list[int]) -> None:
     x = np.linspace(0, 1, 12)
     front = np.stack([x, (1 - np.sqrt(x)) ** 2], axis=1)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import ACCURACY, KL, QUANTITIES, SIZE, AtMost, MemoryJournal, Problem, chain
 
@@ -27,6 +27,7 @@ def recorded(problem: Problem, journal: MemoryJournal | None = None, **settings:
 
 
 @given(st.lists(st.integers(0, 26), min_size=0, max_size=40), st.integers(0, 26))
+@settings(deadline=None)
 def test_every_genome_is_measured_once_in_its_life_and_rows_come_in_the_order_asked(
     ranks: list[int], more: int
 ) -> None:

@@ -46,6 +46,7 @@ def chain(n: int, bits: tuple[int, ...] = (2, 4, 8)) -> SearchSpace:
 
 
 @given(spaces(), st.integers(0, 2**32 - 1))
+@settings(deadline=None)
 def test_encode_inverts_decode_and_decode_inverts_encode(space: SearchSpace, seed: int) -> None:
     genomes = space.sample(5, np.random.default_rng(seed))
     policies = space.decode(genomes)
@@ -54,6 +55,7 @@ def test_encode_inverts_decode_and_decode_inverts_encode(space: SearchSpace, see
 
 
 @given(spaces(), st.integers(0, 2**32 - 1))
+@settings(deadline=None)
 def test_a_decoded_policy_has_the_value_of_each_gene_in_each_of_its_layers(
     space: SearchSpace, seed: int
 ) -> None:
@@ -94,6 +96,7 @@ def test_spaces_beyond_64_bits_are_counted_and_enumerated_exactly() -> None:
 
 
 @given(spaces(), st.integers(0, 2**32 - 1))
+@settings(deadline=None)
 def test_samples_are_legal_and_canonical_form_is_idempotent(space: SearchSpace, seed: int) -> None:
     genomes = space.sample(7, np.random.default_rng(seed))
     once = space.canonical(genomes)
@@ -121,6 +124,7 @@ def test_what_is_outside_a_genes_values_is_neither_legal_nor_decoded() -> None:
 
 
 @given(spaces(), st.integers(2, 32), st.integers(2, 32))
+@settings(deadline=None)
 def test_no_legal_value_is_nearer_than_the_nearest_and_ties_go_to_more_bits(
     space: SearchSpace, weight_bits: int, activation_bits: int
 ) -> None:
@@ -133,11 +137,13 @@ def test_no_legal_value_is_nearer_than_the_nearest_and_ties_go_to_more_bits(
 
 
 @given(spaces(), st.integers(2, 31))
+@settings(deadline=None)
 def test_asking_for_more_bits_never_gives_fewer(space: SearchSpace, bits: int) -> None:
     assert np.all(space.nearest(bits + 1, bits + 1) >= space.nearest(bits, bits))
 
 
 @given(spaces())
+@settings(deadline=None)
 def test_the_cheapest_and_the_most_expensive_genome_enclose_all(space: SearchSpace) -> None:
     genomes = np.concatenate(list(space.enumerate()))
     assert np.array_equal(space.cheapest(), genomes.min(axis=0))

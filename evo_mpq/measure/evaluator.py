@@ -1,0 +1,293 @@
+"""The population evaluator: candidates that agree on their first decisions share the computation up to there.
+
+The value of a node depends only on the decisions above it. Sorted lexicographically by their decisions in the order
+of the graph, neighbors share the longest prefixes; walking them depth first with one live value per node computes
+every shared prefix once. Calibration is a pass of its own, so that the batches of the search never mix with it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from evo_mpq.compress.compressor import Compressor
+from evo_mpq.compress.program import Affine, Choice
+from evo_mpq.measure.measurements import Values
+from evo_mpq.measure.objectives import Batch, Quantity, sample_values
+from evo_mpq.measure.statistics import standard_error
+from evo_mpq.network.calling import tensors_of
+from evo_mpq.network.data import Split
+from evo_mpq.network.network import Network
+from evo_mpq.space.policy import Policy
+from evo_mpq.typing import FloatVector
+
+_AFFINE_OVERHEAD = 1024  # bytes of Python objects and tensor headers behind each pair of vectors
+
+Consume = Callable[[int, int, torch.Tensor], None]
+"""``consume(candidate, batch, outputs)``: takes the outputs of one candidate on one batch."""
+
+
+class PopulationEvaluator:
+    """Outputs of many candidates on many batches.
+
+    Args:
+        compressor: what candidates are made with.
+        memory: bytes that the affines of candidates in progress may take.
+    """
+
+    def __init__(self, compressor: Compressor, memory: int) -> None:
+        self._compressor = compressor
+        self._program = compressor.program
+        uses = [use for layer in compressor.network.layers for use in layer.uses]
+        per_candidate = sum(8 * use.n_channels + _AFFINE_OVERHEAD for use in uses)
+        self._rows_at_once = max(16, memory // per_candidate)
+
+    def __call__(
+        self,
+        policies: Sequence[Policy],
+        batches: Sequence[Sequence[torch.Tensor]],
+        references: Sequence[torch.Tensor],
+        consume: Consume,
+    ) -> None:
+        """Hands the outputs of every candidate on every batch to ``consume``, batch by batch.
+
+        Args:
+            policies: the candidates, in any order.
+            batches: tensors of each batch's inputs.
+            references: the float network's outputs on each batch.
+            consume: what takes the outputs; they are only valid during the call.
+        """
+        searched = [i for i, policy in enumerate(policies) if not self._compressor.is_reference(policy)]
+        for i in sorted(set(range(len(policies))) - set(searched)):
+            for position, outputs in enumerate(references):
+                consume(i, position, outputs)
+        if not searched:
+            return
+        decisions = self._decisions([policies[i] for i in searched])
+        order = np.lexsort(decisions.T[::-1])
+        with torch.inference_mode():
+            for start in range(0, len(order), self._rows_at_once):
+                rows = order[start : start + self._rows_at_once]
+                self._evaluate([searched[row] for row in rows], decisions[rows], batches, consume)
+
+    def _decisions(self, policies: Sequence[Policy]) -> npt.NDArray[np.int64]:
+        """``(n, n_columns)`` what each candidate decides, in the order in which it begins to matter."""
+        columns = self._program.columns
+        rows = [[getattr(policy.layers[layer], kind) for layer, kind in columns] for policy in policies]
+        return np.array(rows, dtype=np.int64).reshape(len(policies), len(columns))
+
+    def _evaluate(
+        self,
+        candidates: Sequence[int],
+        decisions: npt.NDArray[np.int64],
+        batches: Sequence[Sequence[torch.Tensor]],
+        consume: Consume,
+    ) -> None:
+        affines = self._affines(decisions)
+        program = self._program
+        for position, inputs in enumerate(batches):
+            values = program.environment(inputs)
+            choice = Choice()
+            for row, first in self._walk(decisions):
+                self._choose(choice, decisions[row], first)
+                choice.affines.update(affines[row])
+                for segment in program.segments[0 if row == 0 else first + 1 :]:
+                    for step in segment.steps:
+                        step(values, choice)
+                    for slot in segment.dead:
+                        values[slot] = None
+                consume(candidates[row], position, values[program.output])
+
+    def _affines(self, decisions: npt.NDArray[np.int64]) -> list[dict[str, Affine | None]]:
+        """Of each candidate, the affines that its predecessor does not have already."""
+        program = self._program
+        values = program.environment(self._compressor.network.calibration_inputs)
+        choice = Choice()
+        found: list[dict[str, Affine | None]] = []
+        for row, first in self._walk(decisions):
+            self._choose(choice, decisions[row], first)
+            new: dict[str, Affine | None] = {}
+            for segment in program.segments[0 if row == 0 else first + 1 :]:
+                for step in segment.calibrating:
+                    step(values, choice)
+                for slot in segment.dead:
+                    values[slot] = None
+                for use in segment.uses:
+                    new[use] = choice.affines[use]
+            found.append(new)
+        return found
+
+    @staticmethod
+    def _walk(decisions: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+        """Each row, and the first column in which it differs from the row before (all columns, if in none)."""
+        n_rows, n_columns = decisions.shape
+        differs = decisions[1:] != decisions[:-1]
+        firsts = np.where(differs.any(1), differs.argmax(1), n_columns) if n_rows > 1 else np.empty(0, dtype=np.int64)
+        yield 0, 0
+        for row, first in enumerate(firsts.tolist(), start=1):
+            yield row, first
+
+    def _choose(self, choice: Choice, decision: npt.NDArray[np.int64], first: int) -> None:
+        for column, bits in zip(self._program.columns[first:], decision[first:].tolist(), strict=True):
+            self._compressor.choose(choice, column.layer, column.kind, bits)
+
+
+@dataclass(frozen=True, eq=False)
+class Workload:
+    """Batches that several quantities are measured on.
+
+    Attributes:
+        batches: with the float network's outputs.
+        quantities: positions of the quantities, of outputs, that are fed with them.
+        groups: ``(n,)`` cluster of every sample, or None if samples are independent.
+    """
+
+    batches: tuple[Batch, ...]
+    quantities: tuple[int, ...]
+    groups: npt.NDArray[Any] | None
+
+    @property
+    def n_samples(self) -> int:
+        """Samples of all batches."""
+        return sum(len(batch.reference) for batch in self.batches)
+
+
+def workloads(network: Network, split: Split, quantities: Sequence[Quantity], k: int | None = None) -> list[Workload]:
+    """What has to be forwarded to measure quantities on a split.
+
+    Args:
+        network: gives the float outputs.
+        split: the search or the test split.
+        quantities: all of the run; those that are not of outputs need nothing.
+        k: only the first ``k`` batches.
+    """
+    shared: list[int] = []
+    result: list[Workload] = []
+    for position, quantity in enumerate(quantities):
+        if quantity.form != "outputs":
+            continue
+        own = quantity.inputs(split)
+        if own is None:
+            shared.append(position)
+            continue
+        batches: list[Batch] = []
+        n = 0
+        for inputs, targets in own:
+            reference = network.float_outputs(inputs)
+            batches.append(Batch(inputs, targets, torch.arange(n, n + len(reference)), reference))
+            n += len(reference)
+        result.append(Workload(tuple(batches[:k]), (position,), None))
+    if shared:
+        own_batches = tuple(
+            Batch(raw.inputs, raw.targets, raw.indices, network.float_outputs(raw.inputs))
+            for raw in _first(split.batches(), k)
+        )
+        n_samples = sum(len(batch.reference) for batch in own_batches)
+        groups = None if split.groups is None else np.asarray(split.groups)[:n_samples]
+        result.insert(0, Workload(own_batches, tuple(shared), groups))
+    return result
+
+
+def _first(items: Iterator[Any], k: int | None) -> Iterator[Any]:
+    for i, item in enumerate(items):
+        if k is not None and i >= k:
+            return
+        yield item
+
+
+@dataclass(frozen=True, eq=False)
+class OutputValues:
+    """What was measured of candidates' outputs.
+
+    Attributes:
+        values: ``n`` rows; NaN for quantities that are not of outputs.
+        per_sample: per candidate and quantity position ``(n_samples,)`` values, where they were asked for and exist.
+        cpu_seconds: what it took.
+        samples: that were measured: candidates times samples.
+    """
+
+    values: Values
+    per_sample: tuple[dict[int, FloatVector], ...]
+    cpu_seconds: float
+    samples: int
+
+
+def measure_outputs(
+    evaluator: PopulationEvaluator,
+    quantities: Sequence[Quantity],
+    loads: Sequence[Workload],
+    policies: Sequence[Policy],
+    *,
+    keep_samples: bool = False,
+) -> OutputValues:
+    """Values of all quantities of outputs for all candidates.
+
+    A candidate for which an objective raises, or is not finite, is a failed row with the message; the others are
+    not affected.
+
+    Args:
+        evaluator: computes outputs.
+        quantities: of the run.
+        loads: what to measure them on.
+        policies: the candidates.
+        keep_samples: whether to return values per sample.
+    """
+    began = time.process_time()
+    n = len(policies)
+    values = np.full((n, len(quantities)), np.nan)
+    errors = np.full((n, len(quantities)), np.nan)
+    failures: list[str | None] = [None] * n
+    per_sample: list[dict[int, FloatVector]] = [{} for _ in range(n)]
+    for load in loads:
+        accumulators = [[(q, quantities[q].start()) for q in load.quantities] for _ in range(n)]
+
+        def consume(
+            candidate: int, position: int, outputs: torch.Tensor, load: Workload = load, started: Any = accumulators
+        ) -> None:
+            if failures[candidate] is not None:
+                return
+            for q, accumulator in started[candidate]:
+                try:
+                    accumulator.update(outputs, load.batches[position])
+                except Exception as error:
+                    failures[candidate] = failure_message(quantities[q].name, error)
+
+        evaluator(
+            policies,
+            [tensors_of(batch.inputs) for batch in load.batches],
+            [batch.reference for batch in load.batches],
+            consume,
+        )
+        for candidate, started in enumerate(accumulators):
+            for q, accumulator in started:
+                if failures[candidate] is not None:
+                    break
+                try:
+                    values[candidate, q] = accumulator.compute()
+                    samples = sample_values(accumulator, load.n_samples)
+                except Exception as error:
+                    failures[candidate] = failure_message(quantities[q].name, error)
+                    break
+                if not np.isfinite(values[candidate, q]):
+                    failures[candidate] = f"{quantities[q].name} is {values[candidate, q]}"
+                elif samples is not None:
+                    errors[candidate, q] = standard_error(samples, load.groups)
+                    if keep_samples:
+                        per_sample[candidate][q] = samples
+    failed = [failure is not None for failure in failures]
+    values[failed], errors[failed] = np.nan, np.nan
+    n_samples = n * sum(load.n_samples for load in loads)
+    return OutputValues(
+        Values(values, errors, tuple(failures)), tuple(per_sample), time.process_time() - began, n_samples
+    )
+
+
+def failure_message(quantity: str, error: Exception) -> str:
+    """What is recorded of a candidate for which an objective raised."""
+    return f"{quantity} raised {type(error).__name__}: {error}"

@@ -1,0 +1,176 @@
+"""Where candidates are measured: in this process, or in spawned ones that share nothing but messages."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from evo_mpq.compress.compressor import Compressor
+from evo_mpq.errors import MeasurementError
+from evo_mpq.measure.evaluator import (
+    OutputValues,
+    PopulationEvaluator,
+    Workload,
+    measure_outputs,
+    workloads,
+)
+from evo_mpq.measure.measurements import Values
+from evo_mpq.measure.objectives import Quantity
+from evo_mpq.space.policy import Policy
+
+_PARENT_CHECK_SECONDS = 1.0
+
+
+class Executor(Protocol):
+    """What measures the quantities of outputs of candidates."""
+
+    def measure(
+        self, policies: Sequence[Policy], split: str, *, k: int | None = None, keep_samples: bool = False
+    ) -> OutputValues:
+        """Values in the order of ``policies``, the same for every executor.
+
+        Args:
+            policies: the candidates.
+            split: ``"search"`` or ``"test"``.
+            k: only on the first ``k`` batches.
+            keep_samples: whether to return values per sample.
+        """
+        ...
+
+    def close(self) -> None:
+        """Ends what was started."""
+        ...
+
+
+class InProcess:
+    """Measures in this process.
+
+    Args:
+        compressor: what candidates are made with.
+        quantities: of the run.
+        memory: bytes that may be used.
+    """
+
+    def __init__(self, compressor: Compressor, quantities: Sequence[Quantity], memory: int) -> None:
+        self._compressor = compressor
+        self._quantities = tuple(quantities)
+        self._evaluator = PopulationEvaluator(compressor, memory // 4)
+        self._loads: dict[tuple[str, int | None], list[Workload]] = {}
+
+    def measure(
+        self, policies: Sequence[Policy], split: str, *, k: int | None = None, keep_samples: bool = False
+    ) -> OutputValues:
+        """See ``Executor.measure``."""
+        key = (split, k)
+        if key not in self._loads:
+            network = self._compressor.network
+            self._loads[key] = workloads(network, getattr(network.splits, split), self._quantities, k)
+        return measure_outputs(
+            self._evaluator, self._quantities, self._loads[key], policies, keep_samples=keep_samples
+        )
+
+    def close(self) -> None:
+        """Nothing was started."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Payload:
+    """What a worker needs: the graph and tensors, never the user's module."""
+
+    compressor: Compressor
+    quantities: tuple[Quantity, ...]
+    memory: int
+    threads: int
+
+
+_worker: InProcess | None = None
+"""The executor of this worker process; a process pool can hand tasks only what is global there."""
+
+
+def _start_worker(payload: bytes, parent: int) -> None:
+    global _worker
+    threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
+    given: _Payload = pickle.loads(payload)
+    torch.set_num_threads(given.threads)
+    _worker = InProcess(given.compressor, given.quantities, given.memory)
+
+
+def _end_with_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_PARENT_CHECK_SECONDS)
+    os._exit(1)
+
+
+def _measure(policies: Sequence[Policy], split: str, k: int | None, keep_samples: bool) -> OutputValues:
+    assert _worker is not None
+    return _worker.measure(policies, split, k=k, keep_samples=keep_samples)
+
+
+class Processes:
+    """Measures in spawned processes; a population is cut into runs of neighbors, so that sharing survives.
+
+    Args:
+        compressor: what candidates are made with.
+        quantities: of the run; must pickle.
+        memory: bytes that all workers together may use.
+        workers: how many, at least 2.
+        threads: of each.
+    """
+
+    def __init__(
+        self, compressor: Compressor, quantities: Sequence[Quantity], memory: int, workers: int, threads: int
+    ) -> None:
+        self._workers = workers
+        payload = pickle.dumps(_Payload(compressor, tuple(quantities), memory // workers, threads))
+        self._pool = ProcessPoolExecutor(
+            workers,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_start_worker,
+            initargs=(payload, os.getpid()),
+        )
+
+    def measure(
+        self, policies: Sequence[Policy], split: str, *, k: int | None = None, keep_samples: bool = False
+    ) -> OutputValues:
+        """See ``Executor.measure``."""
+        parts = np.array_split(np.arange(len(policies)), min(self._workers, max(1, len(policies))))
+        try:
+            futures = [
+                self._pool.submit(_measure, [policies[i] for i in part], split, k, keep_samples) for part in parts
+            ]
+            results = [future.result() for future in futures]
+        except BrokenProcessPool as error:
+            raise MeasurementError(
+                "A worker process ended unexpectedly, most likely for lack of memory; nothing that was journalled is "
+                "lost. Run the same command again, with fewer workers (--workers 1) or less `compute: memory`."
+            ) from error
+        return OutputValues(
+            Values.concatenate([result.values for result in results]),
+            tuple(samples for result in results for samples in result.per_sample),
+            sum(result.cpu_seconds for result in results),
+            sum(result.samples for result in results),
+        )
+
+    def close(self) -> None:
+        """Ends the workers."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def picklable(value: Any) -> bool:
+    """Whether a value can be sent to a worker."""
+    try:
+        pickle.dumps(value)
+    except Exception:
+        return False
+    return True
