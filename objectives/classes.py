@@ -74,8 +74,8 @@ def predictions(outputs: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """The class of the highest score, the first among equals, and a zero that is NaN where there is none.
 
     Returns:
-        Two tensors like ``outputs`` without ``dim``. The second is NaN where the scores hold NaN or ``inf`` or
-        are all ``-inf``: a broken network must not get the accuracy of always answering class 0.
+        Two tensors like ``outputs`` without ``dim``. The second is NaN where the scores hold NaN or ``inf``
+        or are all ``-inf``: a broken network must not get the accuracy of always answering class 0.
     """
     scores, classes = outputs.max(dim)
     return classes, scores.mul(0)

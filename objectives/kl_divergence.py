@@ -16,8 +16,8 @@ class KLDivergence(ClassObjective):
     """KL(float ‖ compressed) in nats, mean over samples; needs no labels.
 
     ``sum_c p_c (log p_c - log q_c)`` with the float network's probabilities ``p`` and the candidate's ``q``,
-    both softmax of outputs in float64, at least 0 in every sample. Not finite where the outputs are not: such a
-    candidate fails.
+    both softmax of outputs in float64, at least 0 in every sample. Not finite where the outputs are not:
+    such a candidate fails.
     """
 
     name = "kl_divergence"

@@ -24,7 +24,10 @@ _WIDEST_LINE = 110
 # expects, and the other three are text.
 _SCALARS = {
     "null": ("~|null|Null|NULL|", ["~", "n", "N", ""]),
-    "bool": ("yes|Yes|YES|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF", list("yYnNtTfFoO")),
+    "bool": (
+        "yes|Yes|YES|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF",
+        list("yYnNtTfFoO"),
+    ),
     "int": (r"[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F]+)", list("-+0123456789")),
     "float": (
         r"[-+]?(?:(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+"
@@ -320,7 +323,9 @@ def _build(node: yaml.Node, path: KeyPath, mistakes: list[Located]) -> Any:
             message = f'"{_shortened(node.value)}" cannot be read as {kind}'
     else:
         tag = kind if kind.startswith("!") else f"!!{kind}"
-        message = f"the tag {tag} is not read here, only text, numbers, lists and mappings; write the value plainly"
+        message = (
+            f"the tag {tag} is not read here, only text, numbers, lists and mappings; write the value plainly"
+        )
     mistakes.append(Located(_place(node), Mistake(path, message)))
     return None
 
@@ -328,7 +333,9 @@ def _build(node: yaml.Node, path: KeyPath, mistakes: list[Located]) -> Any:
 def _build_mapping(node: yaml.MappingNode, path: KeyPath, mistakes: list[Located]) -> dict[str, Any]:
     for key, value in node.value:
         if not isinstance(key, yaml.ScalarNode):
-            mistakes.append(Located(_place(key), Mistake(path, "a key must be text, not a list or a mapping")))
+            mistakes.append(
+                Located(_place(key), Mistake(path, "a key must be text, not a list or a mapping"))
+            )
         elif key.tag.endswith(":merge") and not _merges(value):
             mistakes.append(Located(_place(value), Mistake((*path, "<<"), "only mappings can be merged")))
     values: dict[str, Any] = {}
@@ -353,7 +360,9 @@ def _scalar(kind: str, text: str) -> Any:
     if kind == "null":
         return None
     if kind == "bool":
-        return {"yes": True, "true": True, "on": True, "no": False, "false": False, "off": False}[text.lower()]
+        return {"yes": True, "true": True, "on": True, "no": False, "false": False, "off": False}[
+            text.lower()
+        ]
     if kind == "int":
         return int(text.replace("_", ""), 0)
     if kind == "float":

@@ -42,172 +42,14 @@ SCHEMA_NAME = "evo-mpq.schema.json"
 
 SectionType = TypeVar("SectionType", bound="Section")
 
-# Leaf values: a check of our own in front of pydantic's, because its words for the same are for programmers.
-
-
-def _number(value: Any) -> Any:
-    """Numbers as Python's; text that is one is taken, truth values are refused."""
-    if isinstance(value, bool):
-        raise ValueError(f"must be a number, got {_shown(value)}")
-    if isinstance(value, numbers.Integral):
-        return int(value)
-    if isinstance(value, numbers.Real):
-        return float(value)
-    return value
-
-
-def _finite(value: float) -> float:
-    if not math.isfinite(value):
-        raise ValueError(f"must be a finite number, got {value}")
-    return value
-
-
-def _one_of(choices: Any) -> BeforeValidator:
-    """A check that a value is one of those of a ``Literal``."""
-    legal = typing.get_args(choices)
-
-    def check(value: Any) -> Any:
-        for choice in legal:
-            if type(value) is type(choice) and value == choice:
-                return choice
-        hint = did_you_mean(value, map(str, legal)) if isinstance(value, str) else ""
-        if value is None and "none" in legal:
-            hint = " (did you mean none?)"
-        raise ValueError(f"must be {_either(legal)}, got {_shown(value)}{hint}")
-
-    return BeforeValidator(check)
-
-
-def _run_name(value: str) -> str:
-    if not re.fullmatch(RUN_NAME, value):
-        raise ValueError(
-            f"may have letters, digits, dots, underscores and hyphens and begins with a letter or digit, got "
-            f"{_shown(value)}"
-        )
-    return value
-
-
-def _kind(value: Any) -> Any:
-    """A name, ``module:attribute`` or a Python object."""
-    if value is None or isinstance(value, bool | int | float | Mapping | list | tuple | set):
-        raise ValueError(f'must be a name or "module:attribute", got {_shown(value)}')
-    if isinstance(value, str) and not value.strip():
-        raise ValueError('must be a name or "module:attribute", got an empty text')
-    return value
-
-
-def _function(value: Any) -> Any:
-    if callable(value):
-        return value
-    if not isinstance(value, str) or not re.fullmatch(r"[^:\s]+:[^:\s]+", value):
-        raise ValueError(f'must be "module:function", got {_shown(value)}')
-    return value
-
-
-def _path(value: Any) -> Any:
-    return os.fspath(value) if isinstance(value, os.PathLike) else value
-
-
-def _output(value: Any) -> Any:
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise ValueError(f"must be the name or the position of an output, got {_shown(value)}")
-    return value
-
-
-def _bits(value: Any) -> list[int]:
-    """Options ascending, from one number or a list; every wrong one is a mistake of its own."""
-    places = list(enumerate(value)) if isinstance(value, list | tuple) else [(None, value)]
-    mistakes: list[Mistake] = []
-    options: list[int] = []
-    for place, option in places:
-        path = () if place is None else (place,)
-        option = int(option) if isinstance(option, numbers.Integral) and not isinstance(option, bool) else option
-        if type(option) is not int or option not in LEGAL_BITS:
-            mistakes.append(Mistake(path, f"must be 2 to 8, or 32 to leave it as it is, got {_shown(option)}"))
-        elif option in options:
-            mistakes.append(Mistake(path, f"{option} is repeated; every option stands once"))
-        else:
-            options.append(option)
-    if not places:
-        mistakes.append(Mistake((), "must not be empty; remove the key to leave the layers as they are"))
-    if mistakes:
-        raise ConfigError(mistakes)
-    return sorted(options)
-
-
-def _granularity(value: Any) -> str | int:
-    if value in ("channel", "tensor"):
-        return str(value)
-    group = value
-    if isinstance(value, str):
-        match = re.fullmatch(r"group of ([0-9]+)", value.strip())
-        group = int(match[1]) if match else None
-    elif isinstance(value, Mapping) and set(value) == {"group"}:
-        group = value["group"]
-    if isinstance(group, numbers.Integral) and not isinstance(group, bool) and group >= 1 and group is not value:
-        return int(group)
-    hint = did_you_mean(value, ("channel", "tensor")) if isinstance(value, str) else ""
-    raise ValueError(f"must be channel, tensor, or a group such as {{group: 64}}, got {_shown(value)}{hint}")
-
-
-def _weight_clip(value: Any) -> str | float:
-    if value in ("mse", "minmax"):
-        return str(value)
-    if value == "percentile":
-        return DEFAULT_PERCENTILE
-    if isinstance(value, Mapping) and set(value) == {"percentile"}:
-        percentile = value["percentile"]
-        if isinstance(percentile, numbers.Real) and not isinstance(percentile, bool) and 50 < percentile <= 100:
-            return float(percentile)
-        raise ConfigError([Mistake(("percentile",), f"must be more than 50 and at most 100, got {_shown(percentile)}")])
-    hint = did_you_mean(value, ("mse", "minmax", "percentile")) if isinstance(value, str) else ""
-    raise ValueError(f"must be mse, minmax, or {{percentile: 99.9}}, got {_shown(value)}{hint}")
-
-
-_MEMORY_UNITS = {
-    "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
-    "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40,
-}  # fmt: skip
-_LEAST_MEMORY = 2**20
-
-
-def _memory_bytes(text: str) -> int:
-    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)\s*", text)
-    by_lower = {unit.lower(): size for unit, size in _MEMORY_UNITS.items()}
-    if match is None or match[2].lower() not in by_lower:
-        unit = did_you_mean(f"{match[2]}iB", _MEMORY_UNITS) if match is not None else ""
-        raise ValueError(f'must be a number and a unit, such as "2 GiB" or "500 MB", got {_shown(text)}{unit}')
-    return int(float(match[1]) * by_lower[match[2].lower()])
-
-
-def _memory(value: Any) -> str:
-    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
-        value = f"{int(value)} B"
-    if not isinstance(value, str):
-        raise ValueError(f'must be a number and a unit, such as "2 GiB" or "500 MB", got {_shown(value)}')
-    if _memory_bytes(value) < _LEAST_MEMORY:
-        raise ValueError(f"must be at least 1 MiB, got {_shown(value)}; give a unit, such as 2 GiB")
-    return value.strip()
-
-
-def _workers(value: Any) -> Any:
-    if value == "auto":
-        return value
-    if isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= 1:
-        return int(value)
-    raise ValueError(f"must be auto or a number of processes of at least 1, got {_shown(value)}")
-
-
-def _device(value: Any) -> Any:
-    if isinstance(value, str) and re.fullmatch(DEVICE, value):
-        return value
-    hint = did_you_mean(value, ("auto", "cpu", "cuda")) if isinstance(value, str) else ""
-    raise ValueError(f"must be auto, cpu, or an accelerator such as cuda or cuda:1, got {_shown(value)}{hint}")
-
-
-def _bound(value: str) -> str:
-    parse_bound(value)
-    return value
+def _only_key(key: str, description: str, **schema: Any) -> dict[str, Any]:
+    """The JSON schema of a mapping with one key."""
+    return {
+        "type": "object",
+        "properties": {key: {"description": description, **schema}},
+        "required": [key],
+        "additionalProperties": False,
+    }
 
 
 RUN_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
@@ -228,10 +70,40 @@ Bits: TypeAlias = Annotated[
         }
     ),
 ]
+Granularity: TypeAlias = Annotated[
+    Literal["channel", "tensor"] | int,
+    BeforeValidator(_granularity),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"enum": ["channel", "tensor"]},
+                {"type": "string", "pattern": "^group of [1-9][0-9]*$"},
+                _only_key("group", "Input columns that share a scale.", type="integer", minimum=1),
+            ]
+        }
+    ),
+]
+Clip: TypeAlias = Annotated[
+    Literal["mse", "minmax"] | float,
+    BeforeValidator(_clip),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"enum": ["mse", "minmax", "percentile"]},
+                _only_key(
+                    "percentile",
+                    "Percentile at which the range ends.",
+                    type="number",
+                    exclusiveMinimum=50,
+                    maximum=100,
+                ),
+            ]
+        }
+    ),
+]
 Kind: TypeAlias = Annotated[Any, BeforeValidator(_kind), WithJsonSchema({"type": "string", "minLength": 1})]
 Direction: TypeAlias = Literal["minimize", "maximize"]
 Rounding: TypeAlias = Literal["gptq", "nearest"]
-ActivationClip: TypeAlias = Literal["mse", "minmax", "percentile"]
 Edges: TypeAlias = Literal[8, "none"]
 Correction: TypeAlias = Literal["none", "bias", "scale_bias"]
 Algorithm: TypeAlias = Literal["nsga2", "random", "exhaustive"]
@@ -303,7 +175,8 @@ class ModelSettings(Component):
         examples=["digits_resnet", "my_nets:build"],
     )
     weights: Annotated[str, BeforeValidator(_path)] | None = Field(
-        default=None, description="A safetensors file with the trained weights, relative to the YAML's folder."
+        default=None,
+        description="A safetensors file with the trained weights, relative to the YAML's folder.",
     )
     forward: Annotated[Any, BeforeValidator(_function), WithJsonSchema({"type": "string"})] = Field(
         default=None,
@@ -338,7 +211,9 @@ class ObjectiveSettings(Component):
     name: str | None = Field(
         default=None, description="What it is called in results and constraints; by default its own name."
     )
-    unit: str | None = Field(default=None, description="The unit of its values, for functions that state none.")
+    unit: str | None = Field(
+        default=None, description="The unit of its values, for functions that state none."
+    )
     direction: Annotated[Direction, _one_of(Direction)] | None = Field(
         default=None, description="What is better; needed for functions and metrics that do not say it."
     )
@@ -374,57 +249,20 @@ class SpaceSettings(Section):
 
 
 class WeightSettings(Section):
-    """How weights are quantized."""
+    """How weights are quantized.
+
+    Attributes:
+        granularity: ``"channel"``, ``"tensor"``, or the number of columns of a group.
+        clip: ``"mse"``, ``"minmax"``, or a percentile of magnitudes.
+    """
 
     symmetric: bool = Field(default=True, description="Whether the zero points of weights are 0.")
-    granularity: Annotated[
-        Literal["channel", "tensor"] | int,
-        BeforeValidator(_granularity),
-        WithJsonSchema(
-            {
-                "anyOf": [
-                    {"enum": ["channel", "tensor"]},
-                    {"type": "string", "pattern": "^group of [1-9][0-9]*$"},
-                    {
-                        "type": "object",
-                        "properties": {
-                            "group": {"type": "integer", "minimum": 1, "description": "Columns that share a scale."}
-                        },
-                        "required": ["group"],
-                        "additionalProperties": False,
-                    },
-                ]
-            }
-        ),
-    ] = Field(
+    granularity: Granularity = Field(
         default="channel",
         description="What shares a scale: an output channel, the whole tensor, or {group: G}, G input columns of a "
         "channel.",
     )
-    clip: Annotated[
-        Literal["mse", "minmax"] | float,
-        BeforeValidator(_weight_clip),
-        WithJsonSchema(
-            {
-                "anyOf": [
-                    {"enum": ["mse", "minmax", "percentile"]},
-                    {
-                        "type": "object",
-                        "properties": {
-                            "percentile": {
-                                "type": "number",
-                                "exclusiveMinimum": 50,
-                                "maximum": 100,
-                                "description": "Percentile of magnitudes at which the range ends.",
-                            }
-                        },
-                        "required": ["percentile"],
-                        "additionalProperties": False,
-                    },
-                ]
-            }
-        ),
-    ] = Field(
+    clip: Clip = Field(
         default="mse",
         description="Where the range ends: least squared error, the extremes, or {percentile: 99.9} of magnitudes.",
     )
@@ -438,24 +276,37 @@ class WeightSettings(Section):
         said = super().plain()
         if not isinstance(self.granularity, str):
             said["granularity"] = {"group": self.granularity}
-        if not isinstance(self.clip, str):
-            said["clip"] = {"percentile": self.clip}
-        return said
+        return said | _plain_clip(self.clip)
 
 
 class ActivationSettings(Section):
-    """How activations are quantized."""
+    """How activations are quantized.
+
+    Attributes:
+        clip: ``"mse"``, ``"minmax"`` or a percentile.
+        edges: 8 or ``"none"``.
+    """
 
     null_is_wrong = frozenset({"edges"})
 
-    clip: Annotated[ActivationClip, _one_of(ActivationClip)] = Field(
-        default="mse", description="Where the range of an activation ends, from the calibration split."
+    clip: Clip = Field(
+        default="mse",
+        description="Where the range of the calibration split's activations is cut: least squared error, the "
+        "extremes, or {percentile: 99.9}.",
     )
     edges: Annotated[Edges, _one_of(Edges)] = Field(
         default=8,
         description="Bits of the tensors between quantized layers that no choice governs (inputs of additions, "
         "pooling); none leaves them in float, which integer runtimes then do, too, to the layers around them.",
     )
+
+    def plain(self) -> dict[str, Any]:
+        """The section as YAML can say it."""
+        return super().plain() | _plain_clip(self.clip)
+
+
+def _plain_clip(clip: str | float) -> dict[str, Any]:
+    return {"clip": clip if isinstance(clip, str) else {"percentile": clip}}
 
 
 class QuantizerSettings(Section):
@@ -482,9 +333,9 @@ class SearchSettings(Section):
         description=f"Measurements in all, reference and seeds included; {DEFAULT_EVALUATIONS} if neither minutes "
         "nor stall is given and the search is not exhaustive.",
     )
-    minutes: (
-        Annotated[float, Field(gt=0), AfterValidator(_finite), BeforeValidator(_number)] | None
-    ) = Field(default=None, description="Wall-clock minutes of the search.")
+    minutes: Annotated[float, Field(gt=0), AfterValidator(_finite), BeforeValidator(_number)] | None = Field(
+        default=None, description="Wall-clock minutes of the search."
+    )
     stall: Positive | None = Field(
         default=None, description="Generations in a row without a larger hypervolume after which to stop."
     )
@@ -505,7 +356,9 @@ class ComputeSettings(Section):
 
     device: Annotated[
         str, BeforeValidator(_device), WithJsonSchema({"type": "string", "pattern": f"^(?:{DEVICE})$"})
-    ] = Field(default="auto", description="Where the network runs: auto, cpu, or an accelerator such as cuda.")
+    ] = Field(
+        default="auto", description="Where the network runs: auto, cpu, or an accelerator such as cuda."
+    )
     workers: Annotated[
         Literal["auto"] | int,
         BeforeValidator(_workers),
@@ -522,7 +375,9 @@ class ComputeSettings(Section):
         str,
         BeforeValidator(_memory),
         WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "integer", "minimum": _LEAST_MEMORY}]}),
-    ] = Field(default="2 GiB", description="Memory for tensors, all workers together.", examples=["2 GiB", "500 MB"])
+    ] = Field(
+        default="2 GiB", description="Memory for tensors, all workers together.", examples=["2 GiB", "500 MB"]
+    )
 
     @property
     def memory_bytes(self) -> int:
@@ -550,7 +405,9 @@ class Settings(Section):
         str,
         AfterValidator(_run_name),
         WithJsonSchema({"type": "string", "pattern": f"^{RUN_NAME}$"}),
-    ] = Field(default="run", description="Names the run and its folder, runs/<name>; by default the file's name.")
+    ] = Field(
+        default="run", description="Names the run and its folder, runs/<name>; by default the file's name."
+    )
     seed: Natural = Field(default=0, description="Every random choice of the search follows from it.")
     model: ModelSettings = Field(description="The network to compress.")
     data: DataSettings = Field(description="The data to calibrate, search and test with.")
@@ -568,7 +425,8 @@ class Settings(Section):
         "calibration split, for every candidate.",
     )
     objectives: Annotated[tuple[ObjectiveSettings, ...], Field(min_length=1)] = Field(
-        default_factory=_default_objectives, description="What the front trades off; names, or mappings with options."
+        default_factory=_default_objectives,
+        description="What the front trades off; names, or mappings with options.",
     )
     constraints: tuple[Annotated[str, AfterValidator(_bound)], ...] = Field(
         default=(),
@@ -744,7 +602,9 @@ def _section_in(annotation: Any) -> type[Section] | None:
     return next(filter(None, map(_section_in, typing.get_args(annotation))), None)
 
 
-def _places_of(key: str, section: type[Section] = Settings, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+def _places_of(
+    key: str, section: type[Section] = Settings, path: tuple[str, ...] = ()
+) -> list[tuple[str, ...]]:
     """Where a key exists, not looking into lists and patterns."""
     found = [(*path, key)] if key in section.model_fields else []
     for name, described in section.model_fields.items():
@@ -757,18 +617,3 @@ def _places_of(key: str, section: type[Section] = Settings, path: tuple[str, ...
 def _description(path: Sequence[str | int]) -> str:
     described = _section_at(path[:-1]).model_fields.get(str(path[-1]))
     return "" if described is None else described.description or ""
-
-
-def _shown(value: Any) -> str:
-    """A value as a YAML says it, short."""
-    if value is None or isinstance(value, bool | int | float):
-        return json.dumps(value)
-    if isinstance(value, str):
-        text = json.dumps(value, ensure_ascii=False)
-    elif isinstance(value, Mapping):
-        text = "a mapping with " + ", ".join(map(str, value)) if value else "an empty mapping"
-    elif isinstance(value, list | tuple):
-        text = "[" + ", ".join(map(_shown, value)) + "]"
-    else:
-        text = f"an object of {type(value).__module__}.{type(value).__qualname__}"
-    return text if len(text) <= 70 else f"{text[:67]}..."

@@ -462,7 +462,7 @@ def _recognize(source: Any, options: Mapping[str, Any]) -> tuple[Form, Any]:
     if not callable(source) or isinstance(source, torch.nn.Module):
         raise ConfigError(
             f"{source!r} is not an objective. One has start() (of the network's outputs), or update(), "
-            "compute() and reset() (a torchmetrics metric), or is called with a candidate and returns a number"
+            "compute() and reset() (a torchmetrics metric), or is a function of a candidate"
         )
     _check_arguments(source, (None,), options, f"{_name(source)}, called with a candidate")
     return "called", functools.partial(source, **options) if options else source

@@ -67,4 +67,4 @@ class Stall:
         else:
             self.generations += 1
             return
-        self._hypervolume = max(self._hypervolume, hypervolume)
+        self._hypervolume = hypervolume

@@ -84,6 +84,8 @@ def test_the_reference_point_lies_a_tenth_of_the_range_behind_the_worst() -> Non
 def test_a_constant_objective_leaves_the_others_their_volume(constant: float, log_scale: bool) -> None:
     losses = np.array([[constant, 1.0], [constant, 2.0]])
     box = HypervolumeBox.around(losses, [log_scale, False])
+    (worst, _) = box.scaled(losses)[0]
+    assert box.reference_point[0] - worst == pytest.approx(0.1 * abs(worst) or 1.0)
     worse, better = box.hypervolume(losses[1:]), box.hypervolume(losses[:1])
     assert 0 < worse < better
     assert better / worse == pytest.approx(1.1 / 0.1)
