@@ -74,3 +74,7 @@ class MeasurementError(EvoMpqError):
 
 class RunError(EvoMpqError):
     """A run directory or its journal is damaged, in use, or belongs to another run."""
+
+
+class PackedFileError(EvoMpqError):
+    """A packed file is damaged, or does not belong to the network it is loaded into."""

@@ -161,10 +161,20 @@ def _columns(node: Node, layer: Layer, inputs: torch.Tensor) -> torch.Tensor:
         padding = 0
     pad = _repeated(padding, n_dims)
     if n_dims == 1:
-        inputs, kernel, stride, dilation, pad = inputs.unsqueeze(2), [1, *kernel], [1, *stride], [1, *dilation], [0, *pad]
+        inputs, kernel, stride, dilation, pad = (
+            inputs.unsqueeze(2),
+            [1, *kernel],
+            [1, *stride],
+            [1, *dilation],
+            [0, *pad],
+        )
     patches = functional.unfold(inputs, kernel, dilation, pad, stride)  # (n, channels * kernel, positions)
     n, _, positions = patches.shape
-    return patches.view(n, layer.groups, -1, positions).permute(1, 2, 0, 3).reshape(layer.groups, -1, n * positions)
+    return (
+        patches.view(n, layer.groups, -1, positions)
+        .permute(1, 2, 0, 3)
+        .reshape(layer.groups, -1, n * positions)
+    )
 
 
 def _repeated(value: Any, n: int) -> list[int]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -11,11 +11,11 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from evo_mpq.compress.bank import QuantizedWeight, WeightBank
+from evo_mpq.compress.bank import WeightBank
 from evo_mpq.compress.calibration import Statistics, calibrate
 from evo_mpq.compress.correction import CORRECTIONS, Correction
-from evo_mpq.compress.packing import Layout
-from evo_mpq.compress.program import Affine, Choice, Program
+from evo_mpq.compress.packing import Layout, header_bytes, pack, read_packed, unpack
+from evo_mpq.compress.program import Choice, Program
 from evo_mpq.compress.quantizers import (
     UNTOUCHED_BITS,
     ActivationGrid,
@@ -23,32 +23,16 @@ from evo_mpq.compress.quantizers import (
     UniformAffine,
     WeightQuantizer,
 )
-from evo_mpq.network.layers import Layer
+from evo_mpq.compress.state import CompressedState
+from evo_mpq.errors import PackedFileError
+from evo_mpq.network.calling import Forward
+from evo_mpq.network.graph import Graph
+from evo_mpq.network.layers import Layer, find_edges, find_layers
 from evo_mpq.network.network import Network
+from evo_mpq.network.tracing import trace
 from evo_mpq.space.policy import Policy
 
 _DEFAULT_MEMORY = 2 << 30
-
-
-@dataclass(frozen=True, eq=False)
-class CompressedState:
-    """Everything that a compressed network consists of besides its graph.
-
-    Attributes:
-        policy: what was done.
-        weights: the quantized weight of every layer below 32 bits.
-        activations: the grid of every use's input; None where it stays float.
-        affines: scale and shift of every use; None in the float reference.
-        edge_grids: grids of the activations that no layer governs.
-        tensors: float state: layers at 32 bits, biases (reference only), everything that belongs to no layer.
-    """
-
-    policy: Policy
-    weights: Mapping[str, QuantizedWeight]
-    activations: Mapping[str, ActivationGrid | None]
-    affines: Mapping[str, Affine | None]
-    edge_grids: Mapping[str, ActivationGrid]
-    tensors: Mapping[str, torch.Tensor]
 
 
 class Compressor:
@@ -92,7 +76,11 @@ class Compressor:
             self.network.tensors, self.quantizer, self.statistics.grams, memory=self.memory // 2
         )
         edge_sources = {name for names in self.network.edges.values() for name in names}
-        edge_grids = {name: self.activation_grid(name, self.edges) for name in sorted(edge_sources)} if self.edges else {}
+        edge_grids = (
+            {name: self.activation_grid(name, self.edges) for name in sorted(edge_sources)}
+            if self.edges
+            else {}
+        )
         self.program = Program(
             self.network.graph,
             self.network.tensors,
@@ -104,7 +92,15 @@ class Compressor:
             self.correction,
         )
         self._edge_grids = edge_grids
-        self.layout = Layout(self.network, self.quantizer, edges=self.edges is not None)
+        self.layout = Layout(
+            self.network.graph,
+            self.network.tensors,
+            self.network.layers,
+            self.network.edges,
+            self.quantizer,
+            quantized_edges=self.edges is not None,
+        )
+        self._header_bytes = header_bytes(self.network)
 
     @cached_property
     def statistics(self) -> Statistics:
@@ -120,7 +116,11 @@ class Compressor:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key not in ("bank", "program", "layout")}
+        return {
+            key: value
+            for key, value in self.__dict__.items()
+            if key not in ("bank", "program", "layout", "_edge_grids", "_header_bytes")
+        }
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         self.__dict__.update(state)
@@ -191,7 +191,20 @@ class Compressor:
 
     def packed_bytes(self, policy: Policy) -> int:
         """Length in bytes of the packed file of ``policy``, known before anything is measured."""
-        return self.layout.n_bytes(policy, reference=self.is_reference(policy))
+        return self._header_bytes + self.layout.n_bytes(policy, reference=self.is_reference(policy))
+
+    def pack(self, module: CompressedModule) -> bytes:
+        """The packed file of a module that this compressor made."""
+        return pack(self.network, self.layout, module.state, self.settings)
+
+    def without_edges(self) -> Compressor:
+        """The same compressor with float edges: what the uncompressed network is measured with."""
+        if self.edges is None:
+            return self
+        other = copy.copy(self)
+        other.edges = None
+        other._open()
+        return other
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -236,7 +249,12 @@ class CompressedModule(nn.Module):
             return self._program.run(self._tensors(args, kwargs), self._choice)
 
     def _tensors(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
-        candidates = [args[0] if len(args) == 1 and not kwargs else None, dict(kwargs), tuple(args), list(args)]
+        candidates = [
+            args[0] if len(args) == 1 and not kwargs else None,
+            dict(kwargs),
+            tuple(args),
+            list(args),
+        ]
         for inputs in candidates:
             leaves, structure = pytree.tree_flatten(inputs)
             if structure == self._structure:
@@ -251,3 +269,73 @@ class CompressedModule(nn.Module):
             f"({self._structure.num_leaves} tensors, {self._structure}), not {len(args)} arguments and the keywords "
             f"{sorted(kwargs)}."
         )
+
+
+def load_packed(
+    data: bytes, name: str, module: nn.Module, forward: Forward | None = None
+) -> CompressedModule:
+    """The compressed network that a packed file holds, bit for bit.
+
+    Args:
+        data: the file's bytes.
+        name: of the file, for messages.
+        module: the user's network, for its structure; whatever weights it has are not used.
+        forward: how a batch's inputs become a call, where the network needed one.
+
+    Raises:
+        PackedFileError: the file is damaged, or was made of another network.
+    """
+    packed = read_packed(data, name)
+    if packed.forward is not None and forward is None:
+        raise PackedFileError(
+            f"{name} was made of a network that is called through {packed.forward}; pass that function: "
+            "load(file, module, forward=…)."
+        )
+    leaves = [entry.zeros() for entry in packed.signature]
+    traced = trace(
+        module,
+        pytree.tree_unflatten(leaves, packed.structure),
+        dynamic=[entry.dynamic for entry in packed.signature],
+        forward=forward,
+        output=packed.output,
+    )
+    _check_same_graph(traced.graph, packed.nodes, name)
+    layers = find_layers(traced.graph, {})
+    edges = find_edges(traced.graph, layers)
+    quantizer = UniformAffine(
+        **{key: packed.settings["weights"][key] for key in ("symmetric", "granularity", "clip", "rounding")}
+    )
+    edge_bits = packed.settings["activations"]["edges"]
+    layout = Layout(
+        traced.graph, traced.tensors, layers, edges, quantizer, quantized_edges=edge_bits is not None
+    )
+    state = unpack(packed, layout)
+    tensors = {**traced.tensors, **state.tensors}
+    program = Program(traced.graph, tensors, layers, edges, state.edge_grids, {}, {}, "none")
+    choice = Choice(
+        {
+            layer.name: state.weights[layer.name].values
+            if layer.name in state.weights
+            else tensors[layer.parameter]
+            for layer in layers
+        },
+        dict(state.activations),
+        dict(state.affines),
+    )
+    return CompressedModule(traced.structure, program, choice, state)
+
+
+def _check_same_graph(graph: Graph, nodes: Sequence[str], name: str) -> None:
+    own = graph.node_hashes()
+    if own == list(nodes):
+        return
+    different = next((i for i, pair in enumerate(zip(own, nodes, strict=False)) if pair[0] != pair[1]), None)
+    if different is None:
+        where = f"it has {len(own)} operations and tensors, the file's network had {len(nodes)}"
+    else:
+        node = graph.nodes[different]
+        inside = f" in {node.module}" if node.module else ""
+        where = f"the first that differs is {node.name} ({node.target}){inside}"
+    raise PackedFileError(
+        f"{name} was made of another network than the given one: {where}. Build the network exactly as for the run."
+    )

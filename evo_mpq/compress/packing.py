@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
 from evo_mpq.compress.bank import QuantizedWeight, as_matrix, from_matrix
+from evo_mpq.compress.program import Affine, broadcastable
 from evo_mpq.compress.quantizers import (
     UNTOUCHED_BITS,
     ActivationGrid,
@@ -27,64 +28,71 @@ from evo_mpq.compress.quantizers import (
     WeightQuantizer,
     half_exponent,
 )
-from evo_mpq.errors import EvoMpqError
-from evo_mpq.network.layers import Layer, Use
+from evo_mpq.compress.state import CompressedState
+from evo_mpq.errors import PackedFileError
+from evo_mpq.network.graph import Graph
+from evo_mpq.network.layers import Layer
 from evo_mpq.network.network import Network, TensorSignature
 from evo_mpq.space.policy import LayerPolicy, Policy
-
-if TYPE_CHECKING:
-    from evo_mpq.compress.compressor import CompressedState
 
 FORMAT = "evo-mpq packed 1"
 _GRID_BYTES = 5  # float32 scale, uint8 zero point
 _WIDEST_COUNT = 10**13  # bytes; a header is padded as if its section were that long
 
 
-class PackedFileError(EvoMpqError):
-    """A packed file is damaged, or does not belong to the network it is loaded into."""
-
-
 class Layout:
-    """Where everything stands in the packed files of one network.
+    """Where everything stands in the section of one network's packed files.
 
     Args:
-        network: the traced network.
+        graph: the traced network.
+        tensors: its state; only names and shapes count.
+        layers: its layers.
+        edges: activations that no layer governs, by reader.
         quantizer: says how many scales a matrix has.
-        edges: whether activations that no layer governs are quantized.
+        quantized_edges: whether the edges are quantized.
     """
 
-    def __init__(self, network: Network, quantizer: WeightQuantizer, *, edges: bool) -> None:
-        self._network = network
-        self._quantizer = quantizer
-        sources = {name for names in network.edges.values() for name in names}
-        self.edges = tuple(sorted(sources)) if edges else ()
-        self._layers = {layer.name: layer for layer in network.layers}
-        self.others = _other_tensors(network)
-        self._other_bytes = sum(network.tensors[name].nbytes for name in self.others)
-        self._reference_bytes = sum(tensor.nbytes for tensor in network.tensors.values())
-        self._header_bytes = _header_bytes(network)
+    def __init__(
+        self,
+        graph: Graph,
+        tensors: Mapping[str, torch.Tensor],
+        layers: Sequence[Layer],
+        edges: Mapping[str, tuple[str, ...]],
+        quantizer: WeightQuantizer,
+        *,
+        quantized_edges: bool,
+    ) -> None:
+        self.graph = graph
+        self.tensors = tensors
+        self.layers = tuple(layers)
+        self.quantizer = quantizer
+        sources = {name for names in edges.values() for name in names}
+        self.edges = tuple(sorted(sources)) if quantized_edges else ()
+        self.others = _other_tensors(graph, tensors, layers)
+        self._other_bytes = sum(tensors[name].nbytes for name in self.others)
+        self._reference_bytes = sum(tensor.nbytes for tensor in tensors.values())
         self._layer_bytes: dict[tuple[str, LayerPolicy], int] = {}
 
     def n_bytes(self, policy: Policy, *, reference: bool) -> int:
-        """Length of the packed file in bytes: a constant plus a sum over layers."""
+        """Length of the section in bytes: a constant plus a sum over layers."""
         if reference:
-            return self._header_bytes + self._reference_bytes
-        total = self._header_bytes + self._other_bytes + _GRID_BYTES * len(self.edges)
-        for name in self._layers:
-            key = (name, policy.layers[name])
+            return self._reference_bytes
+        total = self._other_bytes + _GRID_BYTES * len(self.edges)
+        for layer in self.layers:
+            key = (layer.name, policy.layers[layer.name])
             if key not in self._layer_bytes:
-                self._layer_bytes[key] = self.layer_bytes(self._layers[name], policy.layers[name])
+                self._layer_bytes[key] = self.layer_bytes(layer, policy.layers[layer.name])
             total += self._layer_bytes[key]
         return total
 
     def layer_bytes(self, layer: Layer, policy: LayerPolicy) -> int:
         """Bytes that one layer adds to a packed file."""
         if policy.weight_bits == UNTOUCHED_BITS:
-            total = self._network.tensors[layer.parameter].nbytes
+            total = self.tensors[layer.parameter].nbytes
         else:
             n_scales = self.n_scales(layer)
             total = -(-layer.n_parameters * policy.weight_bits // 8) + _vector_bytes(n_scales)
-            total += 0 if self._quantizer.symmetric else n_scales
+            total += 0 if self.quantizer.symmetric else n_scales
         for use in layer.uses:
             total += 2 * _vector_bytes(use.n_channels)
             if use.input is not None and policy.activation_bits != UNTOUCHED_BITS:
@@ -93,31 +101,33 @@ class Layout:
 
     def n_scales(self, layer: Layer) -> int:
         """Scales of a layer's weight."""
-        return self._quantizer.n_scales(layer.n_rows, layer.n_parameters // layer.n_rows)
+        return self.quantizer.n_scales(layer.n_rows, layer.n_parameters // layer.n_rows)
 
     def float_tensors(self, policy: Policy, *, reference: bool) -> list[str]:
         """Names of the tensors that a packed file stores as they are."""
         if reference:
-            return list(self._network.tensors)
+            return list(self.tensors)
         untouched = [
             layer.parameter
-            for layer in self._network.layers
+            for layer in self.layers
             if policy.layers[layer.name].weight_bits == UNTOUCHED_BITS
         ]
         return [*untouched, *self.others]
 
 
-def _other_tensors(network: Network) -> tuple[str, ...]:
+def _other_tensors(
+    graph: Graph, tensors: Mapping[str, torch.Tensor], layers: Sequence[Layer]
+) -> tuple[str, ...]:
     """Tensors that are no layer's weight and not only biases that the affines take over."""
-    weights = {layer.parameter for layer in network.layers}
-    uses = {use.node for layer in network.layers for use in layer.uses}
-    biases = {use.bias for layer in network.layers for use in layer.uses if use.bias is not None}
+    weights = {layer.parameter for layer in layers}
+    uses = {use.node for layer in layers for use in layer.uses}
+    biases = {use.bias for layer in layers for use in layer.uses if use.bias is not None}
     absorbed = {
-        network.graph[name].target
+        graph[name].target
         for name in biases
-        if network.graph[name].op == "tensor" and uses.issuperset(network.graph.consumers[name])
+        if graph[name].op == "tensor" and uses.issuperset(graph.consumers[name])
     }
-    return tuple(name for name in network.tensors if name not in weights | absorbed)
+    return tuple(name for name in tensors if name not in weights | absorbed)
 
 
 def _vector_bytes(n: int) -> int:
@@ -218,9 +228,11 @@ def _header(
     network: Network, policy: Policy, settings: Mapping[str, Any], reference: bool, n_bytes: int
 ) -> bytes:
     text = _header_text(network, _policy_text(network, policy), settings, reference, n_bytes)
-    length = _header_bytes(network) - 8
+    length = header_bytes(network) - 8
     if len(text) > length:
-        raise ValueError(f"The header's text has {len(text)} bytes, more than the {length} that are reserved.")
+        raise ValueError(
+            f"The header's text has {len(text)} bytes, more than the {length} that are reserved."
+        )
     return struct.pack("<Q", length) + text.ljust(length)
 
 
@@ -248,7 +260,7 @@ def _header_text(
 _SETTINGS_BYTES = 320  # reserved for the compressor's settings, escaped
 
 
-def _header_bytes(network: Network) -> int:
+def header_bytes(network: Network) -> int:
     """Bytes before the section: the length field and the padded header, the same for every policy."""
     policy = Policy.uniform([layer.name for layer in network.layers], 32, 32)
     text = _header_text(network, _policy_text(network, policy), {}, True, _WIDEST_COUNT)
@@ -298,14 +310,17 @@ def read_packed(data: bytes, name: str) -> PackedFile:
             raise ValueError(f"its format is {metadata['format']!r}, this version reads {FORMAT!r}")
         section = data[8 + length :]
         if len(section) != header["packed"]["data_offsets"][1]:
-            raise ValueError(f"{header['packed']['data_offsets'][1]} bytes were announced, {len(section)} are there")
+            raise ValueError(
+                f"{header['packed']['data_offsets'][1]} bytes were announced, {len(section)} are there"
+            )
         policy = json.loads(metadata["policy"])
         hashes = metadata["nodes"]
         return PackedFile(
             json.loads(metadata["compressor"]),
             metadata["reference"] == "1",
             tuple(
-                TensorSignature(tuple(entry["shape"]), entry["dtype"]) for entry in json.loads(metadata["inputs"])
+                TensorSignature(tuple(entry["shape"]), entry["dtype"])
+                for entry in json.loads(metadata["inputs"])
             ),
             pytree.treespec_loads(metadata["structure"]),
             json.loads(metadata["forward"]),
@@ -346,67 +361,69 @@ class _Reader:
         return ActivationGrid(bits, scale, zero_point)
 
 
-def unpack(
-    packed: PackedFile,
-    network: Network,
-    layout: Layout,
-    quantizer: WeightQuantizer,
-    shaped: Callable[[Use, torch.Tensor], torch.Tensor],
-) -> CompressedState:
-    """The compressed state that ``pack`` stored, for a network of the same graph.
+def unpack(packed: PackedFile, layout: Layout) -> CompressedState:
+    """The compressed state that ``pack`` stored.
 
     Args:
         packed: from ``read_packed``.
-        network: only structure and shapes are taken from it.
-        layout: of its packed files.
-        quantizer: says how scales are shared.
-        shaped: gives an affine's vector the shape that broadcasts over a use's output.
-    """
-    from evo_mpq.compress.compressor import CompressedState
+        layout: of the packed files of a network with the same graph.
 
+    Raises:
+        PackedFileError: the section does not fit the network.
+    """
+    if len(packed.weight_bits) != len(layout.layers):
+        raise PackedFileError(
+            f"The packed file holds {len(packed.weight_bits)} layers, the network has {len(layout.layers)}."
+        )
     bits = zip(packed.weight_bits, packed.activation_bits, strict=True)
-    policy = Policy({layer.name: LayerPolicy(*pair) for layer, pair in zip(network.layers, bits, strict=True)})
+    policy = Policy({layer.name: LayerPolicy(*pair) for layer, pair in zip(layout.layers, bits, strict=True)})
+    if layout.n_bytes(policy, reference=packed.reference) != len(packed.section):
+        raise PackedFileError(
+            f"The packed file's section has {len(packed.section)} bytes; for this network and policy it would have "
+            f"{layout.n_bytes(policy, reference=packed.reference)}."
+        )
     reader = _Reader(packed.section)
-    uses = [use.node for layer in network.layers for use in layer.uses]
     if packed.reference:
-        tensors = {name: reader.tensor(tensor) for name, tensor in network.tensors.items()}
-        nothing: dict[str, Any] = dict.fromkeys(uses)
+        nothing: dict[str, Any] = {use.node: None for layer in layout.layers for use in layer.uses}
+        tensors = {name: reader.tensor(tensor) for name, tensor in layout.tensors.items()}
         return CompressedState(policy, {}, nothing, nothing, {}, tensors)
     weights: dict[str, QuantizedWeight] = {}
     activations: dict[str, ActivationGrid | None] = {}
-    affines: dict[str, Any] = {}
+    affines: dict[str, Affine | None] = {}
     tensors = {}
-    for layer in network.layers:
+    for layer in layout.layers:
         decision = policy.layers[layer.name]
         if decision.weight_bits == UNTOUCHED_BITS:
-            tensors[layer.parameter] = reader.tensor(network.tensors[layer.parameter])
+            tensors[layer.parameter] = reader.tensor(layout.tensors[layer.parameter])
         else:
-            weights[layer.name] = _read_weight(reader, layer, layout, quantizer, decision.weight_bits, network)
+            weights[layer.name] = _read_weight(reader, layer, layout, decision.weight_bits)
         for use in layer.uses:
             quantized = use.input is not None and decision.activation_bits != UNTOUCHED_BITS
             activations[use.node] = reader.grid(decision.activation_bits) if quantized else None
-            affines[use.node] = tuple(shaped(use, reader.vector(use.n_channels)) for _ in range(2))
+            scale, shift = reader.vector(use.n_channels), reader.vector(use.n_channels)
+            affines[use.node] = (
+                broadcastable(layout.graph, use, scale),
+                broadcastable(layout.graph, use, shift),
+            )
     edge_bits = packed.settings["activations"]["edges"]
     edge_grids = {name: reader.grid(edge_bits) for name in layout.edges}
     for name in layout.others:
-        tensors[name] = reader.tensor(network.tensors[name])
+        tensors[name] = reader.tensor(layout.tensors[name])
     return CompressedState(policy, weights, activations, affines, edge_grids, tensors)
 
 
-def _read_weight(
-    reader: _Reader, layer: Layer, layout: Layout, quantizer: WeightQuantizer, bits: int, network: Network
-) -> QuantizedWeight:
-    n = layer.n_parameters
-    rows, columns = as_matrix(network.tensors[layer.parameter], layer).shape
+def _read_weight(reader: _Reader, layer: Layer, layout: Layout, bits: int) -> QuantizedWeight:
+    rows, columns = as_matrix(layout.tensors[layer.parameter], layer).shape
+    quantizer = layout.quantizer
     lowest = -(2 ** (bits - 1)) if quantizer.symmetric else 0
-    codes = unpack_bits(reader.take(-(-n * bits // 8)), bits, n).astype(np.int16) + lowest
-    n_scales = layout.n_scales(layer)
-    groups = quantizer.n_groups(columns)
+    n = layer.n_parameters
+    codes = torch.from_numpy(unpack_bits(reader.take(-(-n * bits // 8)), bits, n).astype(np.int16) + lowest)
+    n_scales, groups = layout.n_scales(layer), quantizer.n_groups(columns)
     scale = reader.vector(n_scales)
     zero_point = torch.zeros(n_scales)
     if not quantizer.symmetric:
         zero_point = torch.frombuffer(bytearray(reader.take(n_scales)), dtype=torch.uint8).float()
-    if n_scales == 1:
+    if n_scales < rows * groups:  # one scale for the whole tensor
         scale, zero_point = scale.expand(rows * groups), zero_point.expand(rows * groups)
     grid = WeightGrid(
         bits,
@@ -415,5 +432,5 @@ def _read_weight(
         quantizer.group_size(columns),
         lowest,
     )
-    matrix = torch.from_numpy(codes.astype(np.int16)).reshape(rows, columns)
+    matrix = codes.reshape(rows, columns)
     return QuantizedWeight(grid, matrix, from_matrix(grid.dequantize(matrix), layer))

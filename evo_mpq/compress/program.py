@@ -142,14 +142,13 @@ class Program:
 
     def plain_affine(self, use: Use) -> Affine:
         """The affine that only adds the operation's own bias, rounded to what a packed file stores."""
-        bias = self._tensors[self._graph[use.bias].target] if use.bias is not None else torch.zeros(use.n_channels)
+        bias = (
+            self._tensors[self._graph[use.bias].target]
+            if use.bias is not None
+            else torch.zeros(use.n_channels)
+        )
         scale = torch.ones(use.n_channels)
-        return self.shaped(use, scale), self.shaped(use, stored_vector(bias))
-
-    def shaped(self, use: Use, vector: torch.Tensor) -> torch.Tensor:
-        """``(channels,)`` as a view that broadcasts over the use's output."""
-        trailing = len(self._graph[use.node].shape) - 1 - use.channel_axis
-        return vector.reshape(-1, *[1] * trailing)
+        return broadcastable(self._graph, use, scale), broadcastable(self._graph, use, stored_vector(bias))
 
     def _slot(self, name: str) -> int:
         return self._slots.setdefault(name, len(self._slots))
@@ -215,9 +214,7 @@ class Program:
         )
 
     def _edge_sources(self, node: Node) -> dict[str, str]:
-        return {
-            name: f"{name}@edge" for name in self._edges.get(node.name, ()) if name in self._edge_grids
-        }
+        return {name: f"{name}@edge" for name in self._edges.get(node.name, ()) if name in self._edge_grids}
 
     def _use_steps(self, node: Node, use: Use) -> tuple[Step, Step, list[int]]:
         """The operation under an affine, the same while calibrating, and the slots it reads."""
@@ -253,7 +250,7 @@ class Program:
         else:
             correction, axis = self._correction, use.channel_axis
             float_mean, float_deviation = self._means[name], self._deviations[name]
-            shape = self.shaped(use, float_mean).shape
+            shape = broadcastable(self._graph, use, float_mean).shape
 
             def calibrating(values: Environment, choice: Choice) -> None:
                 bare(values, choice)
@@ -265,7 +262,9 @@ class Program:
 
         return step, calibrating, [*reads, *full_reads]
 
-    def _call_step(self, target: str, args: Any, kwargs: Mapping[str, Any], slot: int) -> tuple[Step, list[int]]:
+    def _call_step(
+        self, target: str, args: Any, kwargs: Mapping[str, Any], slot: int
+    ) -> tuple[Step, list[int]]:
         """A step that calls an operator, and the slots that it reads."""
         function = operator(target)
         reads: list[int] = []
@@ -288,6 +287,12 @@ class Program:
             values[slot] = function(*[values[arg] if is_slot else arg for is_slot, arg in spec])
 
         return flat, reads
+
+
+def broadcastable(graph: Graph, use: Use, vector: torch.Tensor) -> torch.Tensor:
+    """``(channels,)`` as a view that broadcasts over the use's output."""
+    trailing = len(graph[use.node].shape) - 1 - use.channel_axis
+    return vector.reshape(-1, *[1] * trailing)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ from evo_mpq.config.document import (
     LocatedConfigError,
     Override,
     Place,
-    did_you_mean,
     dump,
     locate,
 )
@@ -25,10 +24,11 @@ from evo_mpq.config.settings import (
     SpaceSettings,
     WeightSettings,
     json_schema,
-    object_name,
     resolved,
     validate,
 )
+from evo_mpq.config.values import object_name
+from evo_mpq.config.wording import did_you_mean
 
 __all__ = [
     "ActivationSettings",

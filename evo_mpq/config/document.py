@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import yaml
 
+from evo_mpq.config.wording import shown
 from evo_mpq.errors import ConfigError, EvoMpqError, Mistake, dotted
 
 KeyPath: TypeAlias = tuple[str | int, ...]
@@ -39,7 +39,7 @@ _SCALARS = {
 
 
 class Key(str):
-    """A key that is itself wrong, as the last part of a mistake's path: the caret goes under it, not its value."""
+    """The last part of a mistake's path if the key itself is wrong: it gets the caret, not its value."""
 
     __slots__ = ()
 
@@ -49,13 +49,6 @@ class Place(NamedTuple):
 
     line: int
     column: int
-
-
-class Located(NamedTuple):
-    """A mistake and where it is: in the text, in an override, or (None) nowhere in particular."""
-
-    place: Place | Override | None
-    mistake: Mistake
 
 
 class Override(NamedTuple):
@@ -70,6 +63,13 @@ class Override(NamedTuple):
     text: str
     path: KeyPath
     value: Any
+
+
+class Located(NamedTuple):
+    """A mistake and where it is: in the text, in an override, or (None) nowhere in particular."""
+
+    place: Place | Override | None
+    mistake: Mistake
 
 
 class LocatedConfigError(ConfigError):
@@ -113,7 +113,7 @@ class Document:
 
     @classmethod
     def parse(cls, text: str, name: str = "settings") -> Document:
-        """The document that a text is.
+        r"""The document that a text is.
 
         Only plain values are made: mappings, lists, text, numbers, true, false and null; aliases and merge
         keys (``<<``) are followed.
@@ -121,7 +121,7 @@ class Document:
         Raises:
             ConfigError: the syntax is wrong, the top level is no mapping, or an alias contains itself.
 
-        >>> document = Document.parse("search:\\n  evaluations: 1e2")
+        >>> document = Document.parse("search:\n  evaluations: 1e2")
         >>> document.values, document.place(("search", "evaluations"))
         ({'search': {'evaluations': 100.0}}, Place(line=2, column=16))
         """
@@ -146,7 +146,7 @@ class Document:
     def with_overrides(self, texts: Iterable[str]) -> Document:
         """The document with ``key=value`` texts applied in order; what is wrong in them is in ``mistakes``.
 
-        A key is written with dots and, for lists, positions; what has dots itself is quoted. The value is YAML:
+        A key is written with dots and, in lists, positions; what has dots itself is quoted. Values are YAML:
         ``search.evaluations=100``, ``space.layers."stem.*".weight_bits=[4, 8]``, ``objectives[0]=flips``.
         """
         values, mistakes, overrides = copy.deepcopy(self.values), list(self.mistakes), list(self.overrides)
@@ -167,24 +167,15 @@ class Document:
         It is the place of the key if its value is a mapping or the path ends in a `Key`, else of the value.
         """
         path = tuple(path)
-        for override in reversed(self.overrides):
-            if path[: len(override.path)] == override.path:
-                return override
+        setting = [override for override in self.overrides if path[: len(override.path)] == override.path]
+        if setting:
+            return setting[-1]
         if not path:
             return None
-        node: yaml.Node = self._root
-        key: yaml.Node = self._root
-        depth = 0
-        for depth, part in enumerate(path, start=1):  # noqa: B007 - how far it got is used below
-            step = _step(node, part)
-            if step is None:
-                depth -= 1
-                break
-            key, node = step
-        if depth < len(path):
-            for override in reversed(self.overrides):
-                if override.path[: len(path)] == path:
-                    return override
+        key, node, depth = _descend(self._root, path)
+        within = [override for override in self.overrides if override.path[: len(path)] == path]
+        if depth < len(path) and within:
+            return within[-1]
         at_key = isinstance(node, yaml.MappingNode) or (depth == len(path) and isinstance(path[-1], Key))
         return _place(key if at_key else node)
 
@@ -194,7 +185,8 @@ class Document:
             mistake if isinstance(mistake, Located) else Located(self.place(mistake.path), mistake)
             for mistake in mistakes
         ]
-        located = sorted(dict.fromkeys(located), key=lambda found: _order(found.place))
+        located.sort(key=lambda found: _order(found.place))
+        located = [found for place, found in enumerate(located) if found not in located[:place]]
         text = "\n".join(_render(found, self.name, self.text) for found in located)
         return LocatedConfigError([found.mistake for found in located], text)
 
@@ -222,17 +214,6 @@ def dump(values: Mapping[str, Any]) -> str:
         dict(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110
     )
     return text
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`` (did you mean …)`` with the known words close to ``word``, or nothing.
-
-    >>> did_you_mean("populaton", ["algorithm", "population"])
-    ' (did you mean population?)'
-    """
-    by_lower = {name.lower(): name for name in known}
-    close = difflib.get_close_matches(word.lower(), list(by_lower), n=2)
-    return f" (did you mean {' or '.join(by_lower[name] for name in close)}?)" if close else ""
 
 
 class _Loader(yaml.SafeLoader):
@@ -309,6 +290,17 @@ def _step(node: yaml.Node, part: str | int) -> tuple[yaml.Node, yaml.Node] | Non
     return None
 
 
+def _descend(root: yaml.Node, path: KeyPath) -> tuple[yaml.Node, yaml.Node, int]:
+    """As far along a path as it exists: the last key's node, its value's, and the number of steps."""
+    key = node = root
+    for depth, part in enumerate(path):
+        step = _step(node, part)
+        if step is None:
+            return key, node, depth
+        key, node = step
+    return key, node, len(path)
+
+
 def _build(node: yaml.Node, path: KeyPath, mistakes: list[Located]) -> Any:
     """What a node says; what cannot be read becomes None and a mistake."""
     kind = node.tag.removeprefix("tag:yaml.org,2002:")
@@ -320,7 +312,7 @@ def _build(node: yaml.Node, path: KeyPath, mistakes: list[Located]) -> Any:
         try:
             return _scalar(kind, node.value)
         except (ValueError, KeyError):
-            message = f'"{_shortened(node.value)}" cannot be read as {kind}'
+            message = f"{shown(node.value)} cannot be read as {kind}"
     else:
         tag = kind if kind.startswith("!") else f"!!{kind}"
         message = (
@@ -347,7 +339,7 @@ def _build_mapping(node: yaml.MappingNode, path: KeyPath, mistakes: list[Located
         elif not item.merged:
             line = _place(first[item.key].key_node).line
             message = f"is given twice, first in line {line}; keep one of the two"
-            mistakes.append(Located(_place(item.key_node), Mistake((*path, item.key), message)))
+            mistakes.append(Located(_place(item.key_node), Mistake((*path, Key(item.key)), message)))
     return values
 
 
@@ -429,7 +421,7 @@ def _check_step(here: Any, part: str | int, above: str) -> None:
         if part >= len(here):
             raise ConfigError(f"{above} has {len(here)} entries, counted from [0]")
     elif not isinstance(here, dict):
-        raise ConfigError(f'{above} is "{_shortened(str(here))}", which has no parts; set {above} as a whole')
+        raise ConfigError(f"{above} is {shown(here)}, which has no parts; set {above} as a whole")
     elif isinstance(part, int):
         raise ConfigError(f"{above} is no list, so it has no [{part}]")
 
@@ -457,10 +449,6 @@ def _render(found: Located, name: str, text: str) -> str:
 def _fatal(text: str, name: str, place: Place | None, message: str) -> LocatedConfigError:
     mistake = Mistake((), message)
     return LocatedConfigError([mistake], _render(Located(place, mistake), name, text))
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _explain(error: yaml.YAMLError, text: str) -> tuple[str, Place | None]:
@@ -495,7 +483,8 @@ def _explain(error: yaml.YAMLError, text: str) -> tuple[str, Place | None]:
         bracket = "}" if "mapping" in context else "]"
         message = f'expected "," or "{bracket}" to go on with the bracket{since}'
     elif context.startswith("while parsing a block"):
-        message = f"does not go on with the {'list' if 'collection' in context else 'keys'}{since}; is it indented like them?"
+        what = "list" if "collection" in context else "mapping"
+        message = f"does not go on with the {what}{since}; is it indented like the rest of it?"
     elif "single document" in context:
         message = "a second document; the settings are one, so remove the ---"
     else:

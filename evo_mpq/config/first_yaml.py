@@ -66,12 +66,14 @@ objectives: [kl_divergence, size]
 #constraints: ["size <= 400 kB", "accuracy >= 0.9"]
 #metrics: [accuracy]
 
-# The first limit that is reached ends the search: evaluations, minutes, or stall (generations without progress).
+# The first limit that is reached ends the search: evaluations, minutes, or stall (generations without gain).
 search: {{algorithm: nsga2, population: 40, evaluations: 400}}
 
 # How numbers become integers: granularity channel, tensor or {{group: 64}}; clip mse, minmax or
 # {{percentile: 99.9}}; rounding gptq or nearest; edges 8 or none.
-#quantizer: {{weights: {{symmetric: true, granularity: channel, clip: mse, rounding: gptq}}, activations: {{clip: mse, edges: 8}}}}
+#quantizer:
+#  weights: {{symmetric: true, granularity: channel, clip: mse, rounding: gptq}}
+#  activations: {{clip: mse, edges: 8}}
 
 # Matches each channel's mean (bias) and spread (scale_bias) with the float network's; or none.
 #correction: scale_bias

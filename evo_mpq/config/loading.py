@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from evo_mpq.config.document import Document, Located, LocatedConfigError, did_you_mean
+from evo_mpq.config.document import Document, Key, Located, LocatedConfigError
 from evo_mpq.config.settings import Settings, validate
+from evo_mpq.config.wording import did_you_mean
 from evo_mpq.errors import ConfigError, Mistake
 
 Check: TypeAlias = Callable[[Mapping[str, Any], Path], Iterable[Mistake]]
@@ -46,8 +47,8 @@ def load(
     Args:
         path: of the file; `find_space` gives it for the name of a packaged one.
         overrides: ``"key.sub=value"`` texts that change what the file says.
-        base: the folder that modules and files are looked for in; by default what the file says under ``base``,
-            else the file's own.
+        base: the folder that modules and files are looked for in; by default what the file says under
+            ``base``, else the file's own.
         checks: looks further, such as for names that nobody offers, so that their mistakes are told together
             with the others.
 
@@ -148,9 +149,11 @@ def _missing_files(values: Mapping[str, Any], base: Path) -> list[Mistake]:
 
 def _without_echoes(mistakes: Sequence[Located | Mistake]) -> list[Located | Mistake]:
     """Without mistakes that are there only because a value within could not be read."""
-    unread = [found.mistake.path for found in mistakes if isinstance(found, Located)]
+    read_around = [found.mistake.path for found in mistakes if isinstance(found, Located)]
+    # a duplicate key has a value, the first one; only what became null echoes
+    unread = [path for path in read_around if path and not isinstance(path[-1], Key)]
     return [
         found
         for found in mistakes
-        if isinstance(found, Located) or not any(found.path[: len(path)] == path for path in unread if path)
+        if isinstance(found, Located) or not any(found.path[: len(path)] == path for path in unread)
     ]

@@ -1,21 +1,16 @@
 """The settings of a run: their keys, defaults and legal values (the one file that imports pydantic).
 
-Every value is checked by pydantic; what it finds wrong is said in words of our own, with the path of the key.
-A key with nothing behind it (null) is as if it were not there.
+What pydantic finds wrong is said in words of our own, with the path of the key. The text under a key is its
+description in the JSON schema. A key with nothing behind it (null) is as if it were not there.
 """
 
 from __future__ import annotations
 
-import functools
 import inspect
-import json
-import math
-import numbers
-import os
-import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
+from functools import partial
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import (
     AfterValidator,
@@ -30,17 +25,23 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, ErrorDetails
 
-from evo_mpq.config.document import Key, did_you_mean
+from evo_mpq.config import values as check
+from evo_mpq.config.document import Key
+from evo_mpq.config.wording import did_you_mean, shown
 from evo_mpq.errors import ConfigError, Mistake, dotted
-from evo_mpq.measure.bounds import parse_bound
 from evo_mpq.space.building import LEGAL_BITS
 
 DEFAULT_EVALUATIONS = 400
-DEFAULT_PERCENTILE = 99.9
-SCHEMA_NAME = "evo-mpq.schema.json"
-"""The file name under which packaged and generated YAML files look for the schema."""
 
-SectionType = TypeVar("SectionType", bound="Section")
+SCHEMA_NAME = "evo-mpq.schema.json"
+"""The file name under which YAML files look for their schema."""
+
+# The types of single values. Checks of our own stand in front of pydantic's, whose words are for programmers.
+
+
+def _any_of(*schemas: Mapping[str, Any]) -> WithJsonSchema:
+    return WithJsonSchema({"anyOf": [dict(schema) for schema in schemas]})
+
 
 def _only_key(key: str, description: str, **schema: Any) -> dict[str, Any]:
     """The JSON schema of a mapping with one key."""
@@ -52,67 +53,81 @@ def _only_key(key: str, description: str, **schema: Any) -> dict[str, Any]:
     }
 
 
-RUN_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
-DEVICE = r"auto|cpu|(?:cuda|mps|xpu)(?::[0-9]+)?"
-_LEGAL_BITS_SCHEMA = {"enum": list(LEGAL_BITS)}
+def _choice(*choices: str | int) -> BeforeValidator:
+    return BeforeValidator(partial(check.one_of, choices=choices))
 
-Natural: TypeAlias = Annotated[int, Field(ge=0, le=2**32 - 1), BeforeValidator(_number)]
-Positive: TypeAlias = Annotated[int, Field(ge=1), BeforeValidator(_number)]
+
+_TEXT = {"type": "string", "minLength": 1}
+_BITS = {"enum": list(LEGAL_BITS)}
+
+Natural: TypeAlias = Annotated[int, Field(ge=0, le=2**32 - 1), BeforeValidator(check.number)]
+Positive: TypeAlias = Annotated[int, Field(ge=1), BeforeValidator(check.number)]
+AtLeastTwo: TypeAlias = Annotated[int, Field(ge=2), BeforeValidator(check.number)]
+Minutes: TypeAlias = Annotated[
+    float, Field(gt=0), AfterValidator(check.finite), BeforeValidator(check.number)
+]
+Path: TypeAlias = Annotated[str, BeforeValidator(check.path_text)]
+Kind: TypeAlias = Annotated[Any, BeforeValidator(check.kind), WithJsonSchema(_TEXT)]
+Function: TypeAlias = Annotated[Any, BeforeValidator(check.function), WithJsonSchema(_TEXT)]
+Output: TypeAlias = Annotated[str | int, BeforeValidator(check.output)]
 Bits: TypeAlias = Annotated[
     tuple[int, ...],
-    BeforeValidator(_bits),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                _LEGAL_BITS_SCHEMA,
-                {"type": "array", "items": _LEGAL_BITS_SCHEMA, "minItems": 1, "uniqueItems": True},
-            ]
-        }
-    ),
+    BeforeValidator(check.bits),
+    _any_of(_BITS, {"type": "array", "items": _BITS, "minItems": 1, "uniqueItems": True}),
 ]
 Granularity: TypeAlias = Annotated[
     Literal["channel", "tensor"] | int,
-    BeforeValidator(_granularity),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"enum": ["channel", "tensor"]},
-                {"type": "string", "pattern": "^group of [1-9][0-9]*$"},
-                _only_key("group", "Input columns that share a scale.", type="integer", minimum=1),
-            ]
-        }
+    BeforeValidator(check.granularity),
+    _any_of(
+        {"enum": ["channel", "tensor"]},
+        {"type": "string", "pattern": "^group of [1-9][0-9]*$"},
+        _only_key("group", "Input columns that share a scale.", type="integer", minimum=1),
     ),
 ]
 Clip: TypeAlias = Annotated[
     Literal["mse", "minmax"] | float,
-    BeforeValidator(_clip),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"enum": ["mse", "minmax", "percentile"]},
-                _only_key(
-                    "percentile",
-                    "Percentile at which the range ends.",
-                    type="number",
-                    exclusiveMinimum=50,
-                    maximum=100,
-                ),
-            ]
-        }
+    BeforeValidator(check.clip),
+    _any_of(
+        {"enum": ["mse", "minmax", "percentile"]},
+        _only_key("percentile", "Where the range ends.", type="number", exclusiveMinimum=50, maximum=100),
     ),
 ]
-Kind: TypeAlias = Annotated[Any, BeforeValidator(_kind), WithJsonSchema({"type": "string", "minLength": 1})]
-Direction: TypeAlias = Literal["minimize", "maximize"]
-Rounding: TypeAlias = Literal["gptq", "nearest"]
-Edges: TypeAlias = Literal[8, "none"]
-Correction: TypeAlias = Literal["none", "bias", "scale_bias"]
-Algorithm: TypeAlias = Literal["nsga2", "random", "exhaustive"]
+Rounding: TypeAlias = Annotated[Literal["gptq", "nearest"], _choice("gptq", "nearest")]
+Edges: TypeAlias = Annotated[Literal[8, "none"], _choice(8, "none")]
+Correction: TypeAlias = Annotated[
+    Literal["none", "bias", "scale_bias"], _choice("none", "bias", "scale_bias")
+]
+Algorithm: TypeAlias = Annotated[
+    Literal["nsga2", "random", "exhaustive"], _choice("nsga2", "random", "exhaustive")
+]
+Direction: TypeAlias = Annotated[Literal["minimize", "maximize"], _choice("minimize", "maximize")]
+RunName: TypeAlias = Annotated[
+    str, AfterValidator(check.run_name), WithJsonSchema({"type": "string", "pattern": f"^{check.RUN_NAME}$"})
+]
+Device: TypeAlias = Annotated[
+    str, BeforeValidator(check.device), WithJsonSchema({"type": "string", "pattern": f"^(?:{check.DEVICE})$"})
+]
+Workers: TypeAlias = Annotated[
+    Literal["auto"] | int,
+    BeforeValidator(check.workers),
+    _any_of({"const": "auto"}, {"type": "integer", "minimum": 1}),
+]
+Memory: TypeAlias = Annotated[
+    str,
+    BeforeValidator(check.memory),
+    _any_of(
+        {"type": "string", "pattern": f"^{check.MEMORY}$"}, {"type": "integer", "minimum": check.LEAST_MEMORY}
+    ),
+]
+BoundText: TypeAlias = Annotated[str, AfterValidator(check.bound)]
 
 
 class Section(BaseModel):
-    """A part of the settings: equal by content, not to be changed, no unknown keys."""
+    """A part of the settings: equal by content, not to be changed, without unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, arbitrary_types_allowed=True, use_attribute_docstrings=True
+    )
 
     null_is_wrong: ClassVar[frozenset[str]] = frozenset()
     """Keys for which null is a mistake, because it could be taken for their value ``none``."""
@@ -133,13 +148,13 @@ class Section(BaseModel):
 
     def plain(self) -> dict[str, Any]:
         """The section as YAML can say it; keys without a value are left out."""
-        fields = {name: getattr(self, name) for name in type(self).model_fields}
-        said = {name: plain(value) for name, value in fields.items() if value is not None}
-        return said | {name: plain(value) for name, value in (self.model_extra or {}).items()}
+        said = {name: getattr(self, name) for name in type(self).model_fields}
+        said = {name: _plain(value) for name, value in said.items() if value is not None}
+        return said | {name: _plain(value) for name, value in (self.model_extra or {}).items()}
 
 
 class Component(Section):
-    """Something that is called by name, with options for it as further keys.
+    """What is called by a name, with options for it as further keys.
 
     Attributes:
         kind: a built-in or installed name, ``"module:attribute"``, or (from Python) the object itself.
@@ -163,89 +178,76 @@ class Component(Section):
     def __get_pydantic_json_schema__(
         cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        return {"anyOf": [{"type": "string", "minLength": 1}, handler(core_schema)]}
+        return {"anyOf": [_TEXT, handler(core_schema)]}
 
 
 class ModelSettings(Component):
     """The network to compress; other keys are options of the function that builds it."""
 
-    kind: Kind = Field(
-        description='A built-in network, or "module:function" whose function returns a torch.nn.Module. The module '
-        "is looked for in the YAML's folder first.",
-        examples=["digits_resnet", "my_nets:build"],
-    )
-    weights: Annotated[str, BeforeValidator(_path)] | None = Field(
-        default=None,
-        description="A safetensors file with the trained weights, relative to the YAML's folder.",
-    )
-    forward: Annotated[Any, BeforeValidator(_function), WithJsonSchema({"type": "string"})] = Field(
-        default=None,
-        description='How a batch\'s inputs become a call: "module:function", called as function(network, inputs). '
-        "By default a mapping becomes keyword arguments and a tuple positional ones.",
-    )
-    output: Annotated[str | int, BeforeValidator(_output)] | None = Field(
-        default=None,
-        description="Which output counts if the network returns several: a key, an attribute or a position.",
-        examples=["logits"],
-    )
+    kind: Kind = Field(examples=["digits_resnet", "my_nets:build"])
+    """A built-in network, or "module:function" whose function returns a torch.nn.Module; the module may be a
+    file in the YAML's folder."""
+
+    weights: Path | None = None
+    """A safetensors file with the trained weights; its path starts at the YAML's folder."""
+
+    forward: Function = None
+    """How the inputs of a batch become a call: "module:function", called as function(network, inputs). By
+    default a mapping becomes keyword arguments and a tuple positional ones."""
+
+    output: Output | None = Field(default=None, examples=["logits"])
+    """Which output counts if the network returns several: a key, an attribute or a position."""
 
 
 class DataSettings(Component):
-    """The data; other keys are options of the function that loads them."""
+    """The data to calibrate, search and test with; other keys are options of the function that loads them."""
 
-    kind: Kind = Field(
-        description='Built-in data, or "module:function" whose function returns a mapping with the splits '
-        "calibration, search, test and perhaps train.",
-        examples=["digits", "arrays", "image_folder", "my_data:load"],
-    )
-    batch_size: Positive = Field(default=256, description="Samples per forward pass.")
+    kind: Kind = Field(examples=["digits", "arrays", "image_folder", "my_data:load"])
+    """Built-in data, or "module:function" whose function returns a mapping with the splits calibration,
+    search, test and perhaps train."""
+
+    batch_size: Positive = 256
+    """Samples per forward pass."""
 
 
 class ObjectiveSettings(Component):
     """A quantity that is measured or computed; other keys are its options."""
 
-    kind: Kind = Field(
-        description='A built-in objective, or "module:attribute": a class, a function or a torchmetrics metric.',
-        examples=["kl_divergence", "accuracy", "size", "my_objectives:Energy"],
-    )
-    name: str | None = Field(
-        default=None, description="What it is called in results and constraints; by default its own name."
-    )
-    unit: str | None = Field(
-        default=None, description="The unit of its values, for functions that state none."
-    )
-    direction: Annotated[Direction, _one_of(Direction)] | None = Field(
-        default=None, description="What is better; needed for functions and metrics that do not say it."
-    )
+    kind: Kind = Field(examples=["kl_divergence", "accuracy", "size", "my_objectives:Energy"])
+    """A built-in objective, or "module:attribute": a class, a function or a torchmetrics metric."""
+
+    name: str | None = None
+    """What results and constraints call it; without it, its own name."""
+
+    unit: str | None = None
+    """The unit of its values, for functions, which state none."""
+
+    direction: Direction | None = None
+    """What is better; needed for functions and for metrics that do not say it."""
 
 
 class LayerRule(Section):
-    """Options for the layers that a pattern matches; one option is applied, several are searched."""
+    """Options for layers: one is applied to every candidate, several are searched."""
 
-    weight_bits: Bits | None = Field(
-        default=None,
-        description="Bits of the weights that the search may choose, 2 to 8, or 32 for untouched.",
-        examples=[[2, 3, 4, 6, 8]],
-    )
-    activation_bits: Bits | None = Field(
-        default=None,
-        description="Bits of the layer's input that the search may choose, 2 to 8, or 32 for untouched.",
-        examples=[[4, 8]],
-    )
+    weight_bits: Bits | None = Field(default=None, examples=[[2, 3, 4, 6, 8]])
+    """Bits of the weights that may be chosen, 2 to 8, or 32 for untouched."""
+
+    activation_bits: Bits | None = Field(default=None, examples=[[4, 8]])
+    """Bits of the layer's input that may be chosen, 2 to 8, or 32 for untouched."""
 
 
 class SpaceSettings(Section):
     """What may be chosen; what is not named here is left untouched."""
 
-    defaults: LayerRule = Field(default_factory=LayerRule, description="Options of every layer.")
-    layers: dict[str, LayerRule] = Field(
-        default_factory=dict,
-        description="Options by shell pattern on layer names (* crosses dots); for each key the last pattern that "
-        "matches wins.",
-    )
-    tie: tuple[str, ...] = Field(
-        default=(), description="Patterns; all layers that one of them matches share one choice per kind."
-    )
+    defaults: LayerRule = Field(default_factory=LayerRule)
+    """Options of every layer."""
+
+    layers: dict[str, LayerRule] = Field(default_factory=dict)
+    """Options by shell pattern on layer names (* crosses dots); for each kind the last pattern that matches
+    wins."""
+
+    tie: tuple[str, ...] = ()
+    """Patterns; all layers that one of them matches share one choice per kind."""
 
 
 class WeightSettings(Section):
@@ -256,27 +258,24 @@ class WeightSettings(Section):
         clip: ``"mse"``, ``"minmax"``, or a percentile of magnitudes.
     """
 
-    symmetric: bool = Field(default=True, description="Whether the zero points of weights are 0.")
-    granularity: Granularity = Field(
-        default="channel",
-        description="What shares a scale: an output channel, the whole tensor, or {group: G}, G input columns of a "
-        "channel.",
-    )
-    clip: Clip = Field(
-        default="mse",
-        description="Where the range ends: least squared error, the extremes, or {percentile: 99.9} of magnitudes.",
-    )
-    rounding: Annotated[Rounding, _one_of(Rounding)] = Field(
-        default="gptq",
-        description="gptq lets later weights of a row correct the rounding of earlier ones; nearest does not.",
-    )
+    symmetric: bool = True
+    """Whether the zero points of weights are 0."""
+
+    granularity: Granularity = "channel"
+    """What shares a scale: an output channel, the whole tensor, or, as {group: G}, G input columns of a
+    channel."""
+
+    clip: Clip = "mse"
+    """Where the range ends: at the least squared error, the extremes, or {percentile: 99.9} of magnitudes."""
+
+    rounding: Rounding = "gptq"
+    """With gptq, later weights of a row correct the rounding of earlier ones; nearest rounds each alone."""
 
     def plain(self) -> dict[str, Any]:
         """The section as YAML can say it."""
-        said = super().plain()
-        if not isinstance(self.granularity, str):
-            said["granularity"] = {"group": self.granularity}
-        return said | _plain_clip(self.clip)
+        size = self.granularity
+        grouped = {} if isinstance(size, str) else {"granularity": {"group": size}}
+        return super().plain() | grouped | _plain_clip(self.clip)
 
 
 class ActivationSettings(Section):
@@ -284,65 +283,55 @@ class ActivationSettings(Section):
 
     Attributes:
         clip: ``"mse"``, ``"minmax"`` or a percentile.
-        edges: 8 or ``"none"``.
     """
 
     null_is_wrong = frozenset({"edges"})
 
-    clip: Clip = Field(
-        default="mse",
-        description="Where the range of the calibration split's activations is cut: least squared error, the "
-        "extremes, or {percentile: 99.9}.",
-    )
-    edges: Annotated[Edges, _one_of(Edges)] = Field(
-        default=8,
-        description="Bits of the tensors between quantized layers that no choice governs (inputs of additions, "
-        "pooling); none leaves them in float, which integer runtimes then do, too, to the layers around them.",
-    )
+    clip: Clip = "mse"
+    """Where the range of an activation ends, over the calibration split: at the least squared error, the
+    extremes, or {percentile: 99.9}."""
+
+    edges: Edges = 8
+    """Bits of the tensors between quantized layers that no choice governs (inputs of additions, pooling).
+    With none they stay in float, and integer runtimes then run the layers around them in float, too."""
 
     def plain(self) -> dict[str, Any]:
         """The section as YAML can say it."""
         return super().plain() | _plain_clip(self.clip)
 
 
-def _plain_clip(clip: str | float) -> dict[str, Any]:
-    return {"clip": clip if isinstance(clip, str) else {"percentile": clip}}
-
-
 class QuantizerSettings(Section):
     """How numbers become integers."""
 
-    weights: WeightSettings = Field(default_factory=WeightSettings, description="How weights are quantized.")
-    activations: ActivationSettings = Field(
-        default_factory=ActivationSettings, description="How activations are quantized."
-    )
+    weights: WeightSettings = Field(default_factory=WeightSettings)
+    """How weights are quantized."""
+
+    activations: ActivationSettings = Field(default_factory=ActivationSettings)
+    """How activations are quantized."""
 
 
 class SearchSettings(Section):
-    """How the space is searched, and for how long; the first limit that is reached ends it."""
+    """How the space is searched, and for how long; the first limit that is reached ends the search."""
 
-    algorithm: Annotated[Algorithm, _one_of(Algorithm)] = Field(
-        default="nsga2",
-        description="nsga2 evolves a population; random is the baseline; exhaustive measures the whole space.",
-    )
-    population: Annotated[int, Field(ge=2), BeforeValidator(_number)] = Field(
-        default=40, description="Candidates per generation."
-    )
-    evaluations: Positive | None = Field(
-        default=None,
-        description=f"Measurements in all, reference and seeds included; {DEFAULT_EVALUATIONS} if neither minutes "
-        "nor stall is given and the search is not exhaustive.",
-    )
-    minutes: Annotated[float, Field(gt=0), AfterValidator(_finite), BeforeValidator(_number)] | None = Field(
-        default=None, description="Wall-clock minutes of the search."
-    )
-    stall: Positive | None = Field(
-        default=None, description="Generations in a row without a larger hypervolume after which to stop."
-    )
+    algorithm: Algorithm = "nsga2"
+    """Either nsga2, which evolves a population, random, the baseline, or exhaustive, which measures all."""
+
+    population: AtLeastTwo = 40
+    """Candidates per generation."""
+
+    evaluations: Positive | None = None
+    """Measurements in all, reference and seeds included. Without it, and without minutes and stall, 400; an
+    exhaustive search has no limit then."""
+
+    minutes: Minutes | None = None
+    """Wall-clock minutes, summed over interruptions."""
+
+    stall: Positive | None = None
+    """Generations in a row without a larger hypervolume after which to stop."""
 
     @classmethod
     def completed(cls, values: Any) -> Any:
-        """Evaluations get their default only if nothing else ends the search."""
+        """The default number of evaluations holds only if nothing else ends the search."""
         if not isinstance(values, Mapping):
             return values
         limited = any(values.get(key) is not None for key in ("evaluations", "minutes", "stall"))
@@ -354,107 +343,86 @@ class SearchSettings(Section):
 class ComputeSettings(Section):
     """What the run may use of the machine."""
 
-    device: Annotated[
-        str, BeforeValidator(_device), WithJsonSchema({"type": "string", "pattern": f"^(?:{DEVICE})$"})
-    ] = Field(
-        default="auto", description="Where the network runs: auto, cpu, or an accelerator such as cuda."
-    )
-    workers: Annotated[
-        Literal["auto"] | int,
-        BeforeValidator(_workers),
-        WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1}]}),
-    ] = Field(
-        default="auto",
-        description="Processes that measure; results are the same for every number. auto starts them if the work "
-        "pays for it.",
-    )
-    threads: Positive = Field(
-        default=1, description="Threads of one process. Part of what the results depend on, bit for bit."
-    )
-    memory: Annotated[
-        str,
-        BeforeValidator(_memory),
-        WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "integer", "minimum": _LEAST_MEMORY}]}),
-    ] = Field(
-        default="2 GiB", description="Memory for tensors, all workers together.", examples=["2 GiB", "500 MB"]
-    )
+    device: Device = "auto"
+    """Where the network runs: auto, cpu, or an accelerator such as cuda or cuda:1."""
+
+    workers: Workers = "auto"
+    """Processes that measure. Results are the same for every number; auto starts several if that pays."""
+
+    threads: Positive = 1
+    """Threads of each process. Results depend on it, in their last bits."""
+
+    memory: Memory = Field(default="2 GiB", examples=["2 GiB", "500 MB"])
+    """Memory for tensors, all workers together."""
 
     @property
     def memory_bytes(self) -> int:
         """The limit in bytes."""
-        return _memory_bytes(self.memory)
-
-
-def _default_space() -> SpaceSettings:
-    return SpaceSettings(defaults=LayerRule(weight_bits=(2, 3, 4, 6, 8), activation_bits=(4, 8)))
-
-
-def _default_objectives() -> tuple[ObjectiveSettings, ...]:
-    return ObjectiveSettings(kind="kl_divergence"), ObjectiveSettings(kind="size")
+        return check.memory_bytes(self.memory)
 
 
 class Settings(Section):
     """Everything that a YAML file says, defaults filled in.
 
-    Where the settings come from Python, ``kind``, ``forward`` and options may be objects.
+    Where settings come from Python, ``kind``, ``forward`` and options may be objects.
     """
 
     null_is_wrong = frozenset({"correction"})
 
-    name: Annotated[
-        str,
-        AfterValidator(_run_name),
-        WithJsonSchema({"type": "string", "pattern": f"^{RUN_NAME}$"}),
-    ] = Field(
-        default="run", description="Names the run and its folder, runs/<name>; by default the file's name."
-    )
-    seed: Natural = Field(default=0, description="Every random choice of the search follows from it.")
-    model: ModelSettings = Field(description="The network to compress.")
-    data: DataSettings = Field(description="The data to calibrate, search and test with.")
+    name: RunName = "run"
+    """Names the run and its folder, runs/<name>; without it, the file's name."""
+
+    seed: Natural = 0
+    """Every random choice of the search follows from it."""
+
+    model: ModelSettings
+    """The network to compress."""
+
+    data: DataSettings
+    """The data to calibrate, search and test with."""
+
     space: SpaceSettings = Field(
-        default_factory=_default_space,
-        description="What may be chosen. Without it, every layer gets weight_bits [2, 3, 4, 6, 8] and "
-        "activation_bits [4, 8]; with it, what it does not name is left untouched.",
+        default_factory=lambda: SpaceSettings(
+            defaults=LayerRule(weight_bits=(2, 3, 4, 6, 8), activation_bits=(4, 8))
+        )
     )
-    quantizer: QuantizerSettings = Field(
-        default_factory=QuantizerSettings, description="How numbers become integers."
-    )
-    correction: Annotated[Correction, _one_of(Correction)] = Field(
-        default="scale_bias",
-        description="Matches each channel's mean (bias) and spread (scale_bias) with the float network's on the "
-        "calibration split, for every candidate.",
-    )
+    """What may be chosen. Without it every layer has weight_bits [2, 3, 4, 6, 8] and activation_bits [4, 8];
+    with it, what it does not name is left untouched."""
+
+    quantizer: QuantizerSettings = Field(default_factory=QuantizerSettings)
+    """How numbers become integers."""
+
+    correction: Correction = "scale_bias"
+    """Matches each channel's mean (bias), and its spread, too (scale_bias), with the float network's on the
+    calibration split, for every candidate; or none."""
+
     objectives: Annotated[tuple[ObjectiveSettings, ...], Field(min_length=1)] = Field(
-        default_factory=_default_objectives,
-        description="What the front trades off; names, or mappings with options.",
+        default_factory=lambda: (ObjectiveSettings(kind="kl_divergence"), ObjectiveSettings(kind="size"))
     )
-    constraints: tuple[Annotated[str, AfterValidator(_bound)], ...] = Field(
-        default=(),
-        description="Bounds that a candidate must keep.",
-        examples=[["size <= 40 kB", "accuracy >= 0.95"]],
-    )
-    metrics: tuple[ObjectiveSettings, ...] | None = Field(
-        default=None,
-        description="What is reported on the test split, beside the objectives; by default accuracy for class labels.",
-    )
-    search: SearchSettings = Field(
-        default_factory=lambda: SearchSettings.model_validate({}),
-        description="How the space is searched, and for how long.",
-    )
-    compute: ComputeSettings = Field(
-        default_factory=ComputeSettings, description="What the run may use of the machine."
-    )
-    base: Annotated[str, BeforeValidator(_path)] | None = Field(
-        default=None,
-        description="The folder that modules and files of yours are looked for in; by default the YAML's own.",
-    )
+    """What the front trades off: names, or mappings with options."""
+
+    constraints: tuple[BoundText, ...] = Field(default=(), examples=[["size <= 40 kB", "accuracy >= 0.95"]])
+    """Bounds that a candidate must keep."""
+
+    metrics: tuple[ObjectiveSettings, ...] | None = None
+    """What is reported on the test split; without it, the objectives that are measured on outputs, and
+    accuracy for class labels."""
+
+    search: SearchSettings = Field(default_factory=lambda: SearchSettings.model_validate({}))
+    """How the space is searched, and for how long."""
+
+    compute: ComputeSettings = Field(default_factory=ComputeSettings)
+    """What the run may use of the machine."""
+
+    base: Path | None = None
+    """The folder that your modules and files are looked for in; without it, the YAML's own."""
 
 
 def validate(values: Mapping[str, Any], default_name: str = "run") -> Settings:
     """The settings that a mapping says, whether it comes from a YAML or from Python.
 
     Raises:
-        ConfigError: with every mistake and the path of its key.
+        ConfigError: every mistake, with the path of its key.
 
     >>> settings = validate({"model": "digits_mlp", "data": "digits", "search": {"minutes": 2}})
     >>> settings.model.kind, settings.search.minutes, settings.search.evaluations
@@ -471,128 +439,118 @@ def validate(values: Mapping[str, Any], default_name: str = "run") -> Settings:
 def resolved(settings: Settings) -> dict[str, Any]:
     """The settings as plain, JSON-able values, defaults written out: what a run is identified by.
 
-    Python objects stand as ``module:qualname``. Neither the folder of the YAML nor keys without a value are in it.
-    `validate` gives equal plain values back.
+    Python objects stand as ``"module:qualname"``. The folder of the YAML is not in it, nor are keys without a
+    value. `validate` makes settings of it that resolve to the same.
     """
     said = settings.plain()
     said.pop("base", None)
     return said
 
 
-def plain(value: Any) -> Any:
-    """A value as JSON and YAML can hold it; objects become ``"module:qualname"`` of them or their class.
-
-    >>> plain({"widths": (8, 16), "loss": dict})
-    {'widths': [8, 16], 'loss': 'builtins:dict'}
-    """
-    if value is None or isinstance(value, bool | str):
-        return value
-    if isinstance(value, Section):
-        return value.plain()
-    if isinstance(value, Mapping):
-        return {str(key): plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(entry) for entry in value]
-    if isinstance(value, numbers.Integral):
-        return int(value)
-    if isinstance(value, numbers.Real):
-        return float(value)
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    return object_name(value)
-
-
-def object_name(value: object) -> str:
-    """``"module:qualname"`` of a function or class, of what a partial binds, or of an object's class.
-
-    >>> object_name(functools.partial(json.dumps, indent=2))
-    'json:dumps'
-    """
-    if isinstance(value, functools.partial):
-        return object_name(value.func)
-    named = value if hasattr(value, "__qualname__") and hasattr(value, "__module__") else type(value)
-    return f"{named.__module__}:{named.__qualname__}"
-
-
 def json_schema() -> dict[str, Any]:
     """The JSON schema of a YAML file, for editors: completion, descriptions, and red lines under mistakes."""
-    schema = Settings.model_json_schema()
-    schema["properties"]["search"].pop("default", None)
-    return {
+    schema = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **schema,
+        **Settings.model_json_schema(),
         "title": "evo-mpq",
         "description": "A search for the Pareto front of a compressed network.",
     }
+    one_line: dict[str, Any] = _with_descriptions_in_one_line(schema)
+    return one_line
+
+
+def _with_descriptions_in_one_line(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_with_descriptions_in_one_line(entry) for entry in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        key: " ".join(value.split())
+        if key == "description" and isinstance(value, str)
+        else _with_descriptions_in_one_line(value)
+        for key, value in schema.items()
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Section):
+        return value.plain()
+    if isinstance(value, tuple):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return check.plain(value)
+
+
+def _plain_clip(clip: str | float) -> dict[str, Any]:
+    return {} if isinstance(clip, str) else {"clip": {"percentile": clip}}
 
 
 # What pydantic finds, in our words
+
+_EXPECTED = {
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_parsing_size": "a smaller whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "string_type": "text",
+    "tuple_type": "a list",
+    "dict_type": "a mapping of keys to values",
+    "model_type": "a mapping of keys to values",
+    "greater_than": "more than {gt:g}",
+    "greater_than_equal": "at least {ge}",
+    "less_than_equal": "at most {le}",
+}
 
 
 def _mistakes(error: ValidationError) -> Iterator[Mistake]:
     for details in error.errors(include_url=False):
         path = tuple(details["loc"])
-        inner = details.get("ctx", {}).get("error")
-        if isinstance(inner, ConfigError):
-            yield from (Mistake((*path, *mistake.path), mistake.message) for mistake in inner.mistakes)
+        cause = details.get("ctx", {}).get("error")
+        if isinstance(cause, ConfigError):
+            yield from (Mistake((*path, *inner.path), inner.message) for inner in cause.mistakes)
         elif details["type"] == "extra_forbidden":
             yield Mistake((*path[:-1], Key(path[-1])), _unknown_key(path))
-        elif details["type"] == "value_error":
-            yield Mistake(path, str(inner))
         else:
-            yield Mistake(path, _in_plain_words(details))
+            yield Mistake(path, str(cause) if cause is not None else _in_plain_words(details))
 
 
 def _in_plain_words(details: ErrorDetails) -> str:
-    kind, got = details["type"], _shown(details["input"])
-    limits = details.get("ctx", {})
+    kind, value = details["type"], details["input"]
+    got = shown(value)
     if kind == "missing":
-        return f"is missing. {_description(tuple(details['loc']))}".rstrip()
-    if kind == "string_type" and isinstance(details["input"], int | float):
-        return f'must be text, got {got}; in quotes it is: "{got}"'
-    expected = {
-        "int_type": "a whole number",
-        "int_parsing": "a whole number",
-        "int_parsing_size": "a smaller whole number",
-        "int_from_float": "a whole number",
-        "float_type": "a number",
-        "float_parsing": "a number",
-        "bool_type": "true or false",
-        "bool_parsing": "true or false",
-        "string_type": "text",
-        "tuple_type": "a list, such as [a, b]",
-        "dict_type": "a mapping of keys to values",
-        "model_type": "a mapping of keys to values",
-        "greater_than": f"more than {limits.get('gt')}",
-        "greater_than_equal": f"at least {limits.get('ge')}",
-        "less_than_equal": f"at most {limits.get('le')}",
-    }.get(kind)
-    if expected is not None:
-        return f"must be {expected}, got {got}"
+        return f"is missing. {_description(details['loc'])}".strip()
+    if kind == "string_type" and isinstance(value, int | float):
+        return f'must be text, got {got}; it is text in quotes: "{got}"'
+    if kind in _EXPECTED:
+        return f"must be {_EXPECTED[kind].format(**details.get('ctx', {}))}, got {got}"
     if kind == "too_short":
         return "must not be empty"
     return f"{details['msg'][:1].lower()}{details['msg'][1:]}, got {got}"
 
 
 def _unknown_key(path: Sequence[str | int]) -> str:
-    """What to say of a key that does not exist: the nearest one here, or where it belongs, or all of them."""
+    """What to say of a key that does not exist: the nearest that does, where it belongs, or what there is."""
     key = str(path[-1])
-    here = _section_at(path[:-1])
-    known = [name for name in here.model_fields if name != "base"]
-    hint = did_you_mean(key, known)
-    elsewhere = [] if hint else [where for where in _places_of(key) if where[:-1] != tuple(path[:-1])]
+    known = [name for name in _section_at(path[:-1]).model_fields if name != "base"]
+    elsewhere = [dotted(place) for place in _places_of(key)]
+    if near := did_you_mean(key, known):
+        return f"unknown key{near}"
     if elsewhere:
-        hint = f" (did you mean {' or '.join(map(dotted, elsewhere))}?)"
-    return f"unknown key; known are {', '.join(known)}{hint}"
+        return f"unknown key here (did you mean {' or '.join(elsewhere)}?)"
+    return f"unknown key; known are {', '.join(known)}"
 
 
 def _section_at(path: Sequence[str | int]) -> type[Section]:
     """The section that a key path leads to; patterns and list positions stay within theirs."""
     section: type[Section] = Settings
     for part in path:
-        if part in section.model_fields:
-            inner = _section_in(section.model_fields[str(part)].annotation)
-            section = inner if inner is not None else section
+        field = section.model_fields.get(str(part))
+        section = (field and _section_in(field.annotation)) or section
     return section
 
 
@@ -602,18 +560,16 @@ def _section_in(annotation: Any) -> type[Section] | None:
     return next(filter(None, map(_section_in, typing.get_args(annotation))), None)
 
 
-def _places_of(
-    key: str, section: type[Section] = Settings, path: tuple[str, ...] = ()
-) -> list[tuple[str, ...]]:
-    """Where a key exists, not looking into lists and patterns."""
-    found = [(*path, key)] if key in section.model_fields else []
-    for name, described in section.model_fields.items():
-        inner = described.annotation
+def _places_of(key: str, section: type[Section] = Settings) -> list[tuple[str, ...]]:
+    """Paths of a key, not looking into lists and patterns."""
+    places: list[tuple[str, ...]] = [(key,)] if key in section.model_fields else []
+    for name, field in section.model_fields.items():
+        inner = field.annotation
         if inspect.isclass(inner) and issubclass(inner, Section):
-            found += _places_of(key, inner, (*path, name))
-    return found
+            places += [(name, *place) for place in _places_of(key, inner)]
+    return places
 
 
 def _description(path: Sequence[str | int]) -> str:
-    described = _section_at(path[:-1]).model_fields.get(str(path[-1]))
-    return "" if described is None else described.description or ""
+    field = _section_at(path[:-1]).model_fields.get(str(path[-1]))
+    return "" if field is None else " ".join((field.description or "").split())

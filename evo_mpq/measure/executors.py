@@ -147,7 +147,8 @@ class Processes:
         parts = np.array_split(np.arange(len(policies)), min(self._workers, max(1, len(policies))))
         try:
             futures = [
-                self._pool.submit(_measure, [policies[i] for i in part], split, k, keep_samples) for part in parts
+                self._pool.submit(_measure, [policies[i] for i in part], split, k, keep_samples)
+                for part in parts
             ]
             results = [future.result() for future in futures]
         except BrokenProcessPool as error:

@@ -38,9 +38,7 @@ def select_output(outputs: Any, output: str | int | None) -> torch.Tensor:
             f"say `model: {{output: …}}` with one of {_choices(outputs)}."
         )
     try:
-        if isinstance(output, int):
-            chosen = outputs[output]
-        elif isinstance(outputs, Mapping):
+        if isinstance(output, int) or isinstance(outputs, Mapping):
             chosen = outputs[output]
         else:
             chosen = getattr(outputs, output)
@@ -60,9 +58,11 @@ def _choices(outputs: Any) -> str:
     elif isinstance(outputs, tuple | list):
         names = [i for i, value in enumerate(outputs) if isinstance(value, torch.Tensor)]
     else:
-        names = [
-            key for key, value in vars(outputs).items() if isinstance(value, torch.Tensor)
-        ] if hasattr(outputs, "__dict__") else []
+        names = (
+            [key for key, value in vars(outputs).items() if isinstance(value, torch.Tensor)]
+            if hasattr(outputs, "__dict__")
+            else []
+        )
     return ", ".join(map(str, names)) or "(it holds no tensor)"
 
 
@@ -85,7 +85,7 @@ def tensors_of(inputs: Any) -> list[torch.Tensor]:
         if not isinstance(leaf, torch.Tensor):
             raise NetworkError(
                 f"The inputs of a batch hold {_describe(leaf)} ({leaf!r}); only tensors can be traced. Bind other "
-                "arguments in a function of your own: `model: {forward: \"my_nets:call\"}`."
+                'arguments in a function of your own: `model: {forward: "my_nets:call"}`.'
             )
     return leaves
 
@@ -93,7 +93,9 @@ def tensors_of(inputs: Any) -> list[torch.Tensor]:
 class FlatCall(nn.Module):
     """The user's network as a function of a flat list of tensors; the network is its child ``network``."""
 
-    def __init__(self, network: nn.Module, structure: pytree.TreeSpec, forward: Forward, output: str | int | None) -> None:
+    def __init__(
+        self, network: nn.Module, structure: pytree.TreeSpec, forward: Forward, output: str | int | None
+    ) -> None:
         super().__init__()
         self.network = network
         self._structure = structure

@@ -125,9 +125,7 @@ class Graph:
         """The same graph for networkx: node attributes are the fields of ``Node``, edges point along the data."""
         graph = nx.DiGraph()
         for node in self.nodes:
-            graph.add_node(
-                node.name, op=node.op, target=node.target, module=node.module, shape=node.shape
-            )
+            graph.add_node(node.name, op=node.op, target=node.target, module=node.module, shape=node.shape)
         graph.add_edges_from((source, node.name) for node in self.nodes for source in node.inputs)
         return graph
 

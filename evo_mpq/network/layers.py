@@ -122,7 +122,9 @@ def find_layers(graph: Graph, macs: Mapping[str, int]) -> tuple[Layer, ...]:
         parameter, flipped = roots[weight]
         if graph[parameter].floating and len(graph[weight].shape) == _RANKS[kind]:
             # `linear` multiplies with the transposed weight, `mm` and its kin with the weight as it is.
-            transposed = flipped if node.target in ("aten.linear.default",) or kind != "linear" else not flipped
+            transposed = (
+                flipped if node.target in ("aten.linear.default",) or kind != "linear" else not flipped
+            )
             found.setdefault(parameter, []).append((node, kind, transposed))
     layers = []
     for parameter, uses in found.items():
@@ -132,7 +134,9 @@ def find_layers(graph: Graph, macs: Mapping[str, int]) -> tuple[Layer, ...]:
     return tuple(layers)
 
 
-def _layer(graph: Graph, parameter: Node, uses: list[tuple[Node, str, bool]], macs: Mapping[str, int]) -> Layer:
+def _layer(
+    graph: Graph, parameter: Node, uses: list[tuple[Node, str, bool]], macs: Mapping[str, int]
+) -> Layer:
     nodes = [node for node, _, _ in uses]
     modules = [node.module for node in nodes]
     kinds = [kind for _, kind, _ in uses]
@@ -147,7 +151,13 @@ def _layer(graph: Graph, parameter: Node, uses: list[tuple[Node, str, bool]], ma
         _groups(nodes[0]),
         sum(macs.get(node.name, 0) for node in nodes),
         tuple(
-            _use(graph, node, use_kind, transposed, (modules.count(node.module) == 1 or views.count(view) == 1 < len(set(views))))
+            _use(
+                graph,
+                node,
+                use_kind,
+                transposed,
+                (modules.count(node.module) == 1 or views.count(view) == 1 < len(set(views))),
+            )
             for (node, use_kind, transposed), view in zip(uses, views, strict=True)
         ),
     )
@@ -158,7 +168,14 @@ def _use(graph: Graph, node: Node, kind: str, transposed: bool, correctable: boo
     if kind == "embedding":
         columns = weight.shape[0] if transposed else weight.shape[-1]
         return Use(node.name, None, None, len(node.shape) - 1, int(columns or 0), correctable)
-    rows = int((weight.shape[-1] if node.target in ("aten.addmm.default", "aten.mm.default", "aten.matmul.default") else weight.shape[0]) or 0)
+    rows = int(
+        (
+            weight.shape[-1]
+            if node.target in ("aten.addmm.default", "aten.mm.default", "aten.matmul.default")
+            else weight.shape[0]
+        )
+        or 0
+    )
     if node.target == "aten.addmm.default":
         bias, source = node.args[0], node.args[1]
     else:
@@ -172,7 +189,9 @@ def _weight_argument(node: Node) -> str | None:
     position = {"aten.embedding.default": 0, "aten.addmm.default": 2}.get(node.target, 1)
     if node.target not in _KINDS or len(node.args) <= position or not isinstance(node.args[position], Ref):
         return None
-    if node.target == "aten.addmm.default" and any((node.kwargs or {}).get(key, 1) != 1 for key in ("alpha", "beta")):
+    if node.target == "aten.addmm.default" and any(
+        (node.kwargs or {}).get(key, 1) != 1 for key in ("alpha", "beta")
+    ):
         return None
     return str(node.args[position].node)
 
@@ -223,7 +242,9 @@ def find_edges(graph: Graph, layers: tuple[Layer, ...]) -> dict[str, tuple[str, 
     return edges
 
 
-def count_macs(graph: Graph, tensors: Mapping[str, torch.Tensor], inputs: list[torch.Tensor]) -> dict[str, int]:
+def count_macs(
+    graph: Graph, tensors: Mapping[str, torch.Tensor], inputs: list[torch.Tensor]
+) -> dict[str, int]:
     """Multiply-accumulate operations per sample of every node that has any.
 
     Counted by ``torch.utils.flop_counter`` on the meta device, with attention written out as matrix products

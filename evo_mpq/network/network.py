@@ -9,12 +9,12 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from evo_mpq.network.data import Split, Splits
 from torch import nn
 from torch.utils import _pytree as pytree
 
 from evo_mpq.errors import EvoMpqError, NetworkError
 from evo_mpq.network.calling import Forward, default_forward, select_output, tensors_of
-from evo_mpq.network.data import Split, Splits
 from evo_mpq.network.graph import Graph, run
 from evo_mpq.network.layers import Layer, count_macs, find_edges, find_layers
 from evo_mpq.network.tracing import Traced, evaluation_copy, trace
@@ -212,7 +212,7 @@ def _check_on_data(module: nn.Module, inputs: Any, forward: Forward, output: str
         raise NetworkError(
             f"The network rejects its own data: a batch with inputs of shape {shapes} gives "
             f"{type(error).__name__}: {error}. Check what `data:` returns against what the network expects; "
-            "`model: {forward: \"my_nets:call\"}` can adapt one to the other."
+            '`model: {forward: "my_nets:call"}` can adapt one to the other.'
         ) from error
     chosen = select_output(outputs, output)
     n_samples = tensors_of(inputs)[0].shape[0]

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 from torch.export.graph_signature import InputKind
+from torch.utils import _pytree as pytree
 
 from evo_mpq.errors import NetworkError
 from evo_mpq.network.calling import FlatCall, Forward, default_forward, tensors_of
@@ -186,7 +186,9 @@ def _plain(program: Any, network: nn.Module) -> tuple[Graph, dict[str, torch.Ten
             "network is a pure function of its inputs. Keep such counters out of `forward` in evaluation mode."
         )
     nodes: list[Node] = []
-    names: dict[str, Ref | Any] = {}  # value of the exported node: our node, or the node that it is identical to
+    names: dict[
+        str, Ref | Any
+    ] = {}  # value of the exported node: our node, or the node that it is identical to
     tensor_nodes: dict[str, str] = {}
     tensors: dict[str, torch.Tensor] = {}
     n_inputs = 0
@@ -220,7 +222,9 @@ def _plain(program: Any, network: nn.Module) -> tuple[Graph, dict[str, torch.Ten
             nodes.append(_node(node, "call", target, args, kwargs, prefix))
             names[prefix + node.name] = Ref(prefix + node.name)
         elif node.op not in ("placeholder", "get_attr", "output"):
-            raise NetworkError(f"The traced network holds a {node.op} node ({node.name}), which evo-mpq cannot run.")
+            raise NetworkError(
+                f"The traced network holds a {node.op} node ({node.name}), which evo-mpq cannot run."
+            )
 
     def inline(node: Any, prefix: str, owner: Any) -> None:
         """Runs the body of a nested graph in place (a `with torch.no_grad()` block becomes one)."""
@@ -295,10 +299,15 @@ def _plain_arguments(value: Any, names: Mapping[str, Any], prefix: str) -> Any:
     if isinstance(value, Mapping):
         return {key: _plain_arguments(item, names, prefix) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_plain_arguments(item, names, prefix) for item in value) if type(value) in (
-            list,
-            tuple,
-        ) else [_plain_arguments(item, names, prefix) for item in value]
+        return (
+            type(value)(_plain_arguments(item, names, prefix) for item in value)
+            if type(value)
+            in (
+                list,
+                tuple,
+            )
+            else [_plain_arguments(item, names, prefix) for item in value]
+        )
     return value
 
 
@@ -352,7 +361,8 @@ def fold_batch_norms(
             continue
         weight_node = graph[layer.args[1].node]
         statistics = [
-            tensors[graph[ref.node].target].double() if isinstance(ref, Ref) else None for ref in norm.args[1:5]
+            tensors[graph[ref.node].target].double() if isinstance(ref, Ref) else None
+            for ref in norm.args[1:5]
         ]
         epsilon = norm.args[6] if "no_training" in norm.target else norm.args[7]
         gamma, beta, mean, variance = statistics
@@ -360,7 +370,9 @@ def fold_batch_norms(
         ratio = (variance + epsilon).rsqrt() * (1.0 if gamma is None else gamma)
         weight = tensors[weight_node.target].double()
         bias_ref = layer.args[2] if len(layer.args) > 2 else None
-        bias = tensors[graph[bias_ref.node].target].double() if bias_ref is not None else torch.zeros_like(mean)
+        bias = (
+            tensors[graph[bias_ref.node].target].double() if bias_ref is not None else torch.zeros_like(mean)
+        )
         folded = (bias - mean) * ratio + (0.0 if beta is None else beta)
         tensors[weight_node.target] = (weight * ratio.view(-1, *[1] * (weight.dim() - 1))).float()
         prefix = weight_node.target.removesuffix("weight")
@@ -368,7 +380,9 @@ def fold_batch_norms(
         tensors[bias_name] = folded.float()
         if bias_ref is None:
             bias_ref = Ref(f"{layer.name}_bias")
-            nodes[bias_ref.node] = Node(bias_ref.node, "tensor", bias_name, shape=tuple(folded.shape), floating=True)
+            nodes[bias_ref.node] = Node(
+                bias_ref.node, "tensor", bias_name, shape=tuple(folded.shape), floating=True
+            )
             order.insert(order.index(weight_node.name) + 1, bias_ref.node)
         nodes[layer.name] = replace(layer, args=(*layer.args[:2], bias_ref, *layer.args[3:]))
         for gone in [norm, *results] if norm.target.endswith("no_training.default") else [norm]:
@@ -407,7 +421,9 @@ def _order_weight_views(graph: Graph) -> Graph:
     """Views of parameters moved right before their first reader, so that a layer's nodes stand together."""
     fixed: set[str] = set()
     for node in graph:
-        if node.op == "tensor" or (node.target in WEIGHT_VIEWS and node.inputs and fixed.issuperset(node.inputs)):
+        if node.op == "tensor" or (
+            node.target in WEIGHT_VIEWS and node.inputs and fixed.issuperset(node.inputs)
+        ):
             fixed.add(node.name)
     placed: set[str] = set()
     order: list[Node] = []

@@ -11,7 +11,7 @@ import numpy as np
 from evo_mpq.measure.measurements import Measurements, Values
 from evo_mpq.typing import BoolVector, Genomes
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # it imports torch, which searching does not need
     from evo_mpq.measure.objectives import Constraint, Quantity
 
 T = TypeVar("T")

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from evo_mpq.measure.measurements import Values
+from evo_mpq.measure.objectives import Quantity
 from evo_mpq.space.building import SpaceLayer, build_space
 from evo_mpq.space.search_space import SearchSpace
-from evo_mpq.typing import FloatVector, Genomes
+from evo_mpq.typing import Genomes
 
 T = TypeVar("T")
 
@@ -90,28 +91,10 @@ class MemoryJournal:
             self._rows[fidelity][key] = Row(row, errors, failure)
 
 
-@dataclass(frozen=True)
-class Quantity:
-    name: str
-    direction: str = "minimize"
-
-    def loss(self, values: FloatVector) -> FloatVector:
-        return -values if self.direction == "maximize" else values
-
-
-@dataclass(frozen=True)
-class AtMost:
-    """A constraint."""
-
-    quantity: Quantity
-    bound: float
-
-    def violation(self, values: FloatVector) -> FloatVector:
-        return np.asarray(values - self.bound)
-
-
-QUANTITIES: Any = [Quantity("size"), Quantity("accuracy", "maximize"), Quantity("kl_divergence")]
-SIZE, ACCURACY, KL = QUANTITIES
+SIZE = Quantity("size", "B", "minimize", "exact", False, None, "free")
+ACCURACY = Quantity("accuracy", "", "maximize", "measured", False, None, "outputs")
+KL = Quantity("kl_divergence", "nat", "minimize", "measured", True, None, "outputs")
+QUANTITIES = [SIZE, ACCURACY, KL]
 
 
 class Clock:

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import ACCURACY, KL, QUANTITIES, SIZE, AtMost, MemoryJournal, Problem, chain
+from problems import ACCURACY, KL, QUANTITIES, SIZE, MemoryJournal, Problem, chain
 
 from evo_mpq.errors import MeasurementError
 from evo_mpq.measure.measurements import Values
+from evo_mpq.measure.objectives import Constraint, Quantity
 from evo_mpq.optimize.budget import Budget
 from evo_mpq.optimize.exhaustive import Exhaustive
 from evo_mpq.optimize.loop import Progress, Result, run_search
@@ -38,8 +39,8 @@ def search(
     *budgets: Budget,
     journal: Journal | None = None,
     searcher: Searcher | str = "nsga2",
-    objectives: Sequence[Any] = (KL, SIZE),
-    constraints: Sequence[Any] = (),
+    objectives: Sequence[Quantity] = (KL, SIZE),
+    constraints: Sequence[Constraint] = (),
     interrupted: Callable[[], bool] = lambda: False,
     measure: Any = None,
     starts: Genomes | None = None,
@@ -47,7 +48,7 @@ def search(
 ) -> Result:
     space = problem.space
     journal = MemoryJournal() if journal is None else journal
-    log_scale = [objective is KL for objective in objectives]
+    log_scale = [objective.log_scale for objective in objectives]
     return run_search(
         space,
         SEARCHERS[searcher](space) if isinstance(searcher, str) else searcher,
@@ -115,7 +116,7 @@ def test_without_a_limit_a_search_ends_with_the_space() -> None:
 
 def test_the_front_weakly_dominates_every_feasible_start_and_the_hypervolume_never_falls() -> None:
     problem = Problem(chain(6), failing=(6,))
-    result = search(problem, Budget(evaluations=150), constraints=[AtMost(SIZE, 25.0)])
+    result = search(problem, Budget(evaluations=150), constraints=[Constraint(SIZE, "<=", 25.0)])
     archive = result.archive
     front = archive.front_losses()
     feasible = [row for row in range(3) if archive.measurements.feasible[row]]
@@ -240,7 +241,7 @@ def test_a_search_that_does_not_get_on_ends_by_its_stall() -> None:
 
 
 @pytest.mark.parametrize("objectives", [[KL], [KL, SIZE, ACCURACY]], ids=["one", "three"])
-def test_any_number_of_objectives_is_searched(objectives: list[Any]) -> None:
+def test_any_number_of_objectives_is_searched(objectives: list[Quantity]) -> None:
     problem = Problem(chain(6))
     result = search(problem, Budget(evaluations=120), objectives=objectives)
     losses = result.archive.losses
@@ -252,7 +253,7 @@ def test_any_number_of_objectives_is_searched(objectives: list[Any]) -> None:
 def test_the_front_holds_only_what_meets_the_constraints() -> None:
     problem = Problem(chain(6))
     bound = 15.0
-    result = search(problem, Budget(evaluations=100), constraints=[AtMost(SIZE, bound)])
+    result = search(problem, Budget(evaluations=100), constraints=[Constraint(SIZE, "<=", bound)])
     archive = result.archive
     assert np.all(archive.losses[archive.front(), 1] <= bound)
     assert np.sum(archive.losses[:, 1] <= bound) > 50  # and the search stays near them
@@ -268,7 +269,7 @@ def test_what_breaks_a_constraint_that_is_free_is_not_measured() -> None:
     result = search(
         problem,
         Budget(evaluations=100),
-        constraints=[AtMost(SIZE, bound)],
+        constraints=[Constraint(SIZE, "<=", bound)],
         screen=screen,
         starts=problem.space.cheapest()[None],
     )
@@ -281,7 +282,7 @@ def test_a_search_gives_up_when_nothing_can_meet_a_free_constraint() -> None:
     result = search(
         problem,
         Budget(evaluations=100),
-        constraints=[AtMost(SIZE, 0.0)],
+        constraints=[Constraint(SIZE, "<=", 0.0)],
         screen=lambda genomes: problem.values(genomes)[:, :1],
     )
     assert result.reason == "infeasible"
@@ -296,7 +297,7 @@ def test_an_exhaustive_search_never_gives_up() -> None:
         problem,
         Budget(),
         searcher="exhaustive",
-        constraints=[AtMost(SIZE, 0.0)],
+        constraints=[Constraint(SIZE, "<=", 0.0)],
         screen=lambda genomes: 5.0 - genomes.sum(axis=1, keepdims=True),
         patience=None,
         starts=problem.space.most_expensive()[None],

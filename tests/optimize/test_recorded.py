@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import ACCURACY, KL, QUANTITIES, SIZE, AtMost, MemoryJournal, Problem, chain
+from problems import ACCURACY, KL, QUANTITIES, SIZE, MemoryJournal, Problem, chain
 
 from evo_mpq.measure.measurements import Values
+from evo_mpq.measure.objectives import Constraint
 from evo_mpq.optimize.recorded import Interrupted, Recorded, Spending
 
 
@@ -106,8 +107,8 @@ def test_losses_are_minimized_and_violations_positive_where_a_bound_is_broken() 
     space = chain(3)
     problem = Problem(space)
     genomes = np.concatenate(list(space.enumerate()))
-    constraints = [AtMost(SIZE, 10.0), AtMost(KL, 2.0)]
-    evaluate = Recorded(problem, MemoryJournal(), QUANTITIES, [ACCURACY, SIZE], constraints)  # type: ignore[arg-type]
+    constraints = [Constraint(SIZE, "<=", 10.0), Constraint(KL, "<=", 2.0)]
+    evaluate = Recorded(problem, MemoryJournal(), QUANTITIES, [ACCURACY, SIZE], constraints)
     measurements = evaluate(genomes)
     size, accuracy, kl = problem.values(genomes).T
     assert np.array_equal(measurements.losses, np.stack([-accuracy, size], axis=1))

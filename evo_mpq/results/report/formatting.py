@@ -1,0 +1,130 @@
+"""Numbers as a reader wants them: three or four digits, units, and the words for a missing one."""
+
+from __future__ import annotations
+
+import math
+
+MISSING = "–"
+"""What stands where there is no value."""
+
+_PREFIXES = ("", "k", "M", "G", "T", "P", "E")
+_BYTES = frozenset({"B", "byte", "bytes"})
+_COUNTED = frozenset({"", "BOPs", "MACs", "FLOPs", "OPs"})
+
+
+def format_value(value: float | None, unit: str) -> str:
+    """A value with its unit.
+
+    Bytes and counted operations get decimal prefixes (1 kB is 1000 bytes), other units never do.
+
+    Args:
+        value: None, NaN and infinities become a dash.
+        unit: as the objective states it; empty for plain numbers.
+
+    >>> [format_value(38_412, "B"), format_value(0.97183, ""), format_value(2.5e6, "MACs")]
+    ['38.4 kB', '0.9718', '2.5 MMACs']
+    """
+    if value is None or not math.isfinite(value):
+        return MISSING
+    if unit in _BYTES:
+        number, prefix = _scaled(value)
+        return f"{number} {prefix}B"
+    if unit in _COUNTED and abs(value) >= 10_000:
+        number, prefix = _scaled(value)
+        return f"{number} {prefix}{unit}".rstrip()
+    return f"{_digits(value)} {unit}".rstrip()
+
+
+def format_interval(value: float | None, low: float | None, high: float | None, unit: str) -> str:
+    """A value with its interval in brackets, where it has one.
+
+    >>> format_interval(0.972, 0.9574, 0.9866, "")
+    '0.972 [0.9574, 0.9866]'
+    >>> format_interval(0.972, None, None, "")
+    '0.972'
+    """
+    text = format_value(value, unit)
+    if value is None or low is None or high is None:
+        return text
+    return f"{text} [{format_value(low, unit)}, {format_value(high, unit)}]"
+
+
+def format_ratio(ratio: float) -> str:
+    """A factor, e.g. of how many times smaller something is.
+
+    >>> [format_ratio(12.34), format_ratio(1.204), format_ratio(1503.0)]
+    ['12.3×', '1.20×', '1,503×']
+    """
+    if ratio >= 100:
+        return f"{ratio:,.0f}×"
+    return f"{ratio:.1f}×" if ratio >= 10 else f"{ratio:.2f}×"
+
+
+def format_count(count: float) -> str:
+    """A whole number with thousands separators; powers of ten where it is astronomical.
+
+    >>> [format_count(59_049), format_count(3.2e14)]
+    ['59,049', '3.2 × 10¹⁴']
+    """
+    if count < 1e7:
+        return f"{round(count):,}"
+    return format_power(math.log10(count))
+
+
+def format_power(log10: float) -> str:
+    """A number that is given by its decimal logarithm, because it may overflow a float.
+
+    >>> format_power(14.5)
+    '3.2 × 10¹⁴'
+    """
+    if log10 < 7:
+        return format_count(10**log10)
+    exponent = math.floor(log10)
+    mantissa = f"{10 ** (log10 - exponent):.1f}"
+    if mantissa == "10.0":
+        mantissa, exponent = "1.0", exponent + 1
+    return f"{mantissa} × 10{str(exponent).translate(str.maketrans('0123456789', '⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
+
+
+def format_seconds(seconds: float) -> str:
+    """A duration in the unit that suits it.
+
+    >>> [format_seconds(83.1), format_seconds(5000), format_seconds(0.31)]
+    ['83.1 s', '83.3 min', '0.31 s']
+    """
+    if seconds < 600:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.1f} min" if seconds < 36_000 else f"{seconds / 3600:.1f} h"
+
+
+def middle_out(text: str, longest: int) -> str:
+    """A text shortened in its middle, because names of layers differ at both ends.
+
+    >>> middle_out("encoder.layer.11.attention.query", 21)
+    'encoder.l…ntion.query'
+    """
+    if len(text) <= longest:
+        return text
+    head = (longest - 1) * 9 // 20
+    return f"{text[:head]}…{text[len(text) - (longest - 1 - head) :]}"
+
+
+def _scaled(value: float) -> tuple[str, str]:
+    """Three digits and a decimal prefix."""
+    power = 0
+    scaled = value
+    while abs(scaled) >= 999.5 and power < len(_PREFIXES) - 1:
+        power, scaled = power + 1, scaled / 1000
+    return f"{scaled:.3g}", _PREFIXES[power]
+
+
+def _digits(value: float) -> str:
+    if value == 0:
+        return "0"
+    size = abs(value)
+    if size < 1e-4:
+        mantissa, exponent = f"{value:.2e}".split("e")
+        return f"{mantissa}e{int(exponent)}"
+    if size >= 10_000:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if size < 0.1 else f"{value:.4g}"
