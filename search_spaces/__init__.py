@@ -1,0 +1,1 @@
+"""Ready search spaces: YAML files that `evo-mpq run NAME` finds by name."""

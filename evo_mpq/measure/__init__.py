@@ -1,0 +1,1 @@
+"""What a candidate costs: objectives and the population evaluator."""

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from evo_mpq.network.data import Split
+from evo_mpq.network.splits import Split
 
 from evo_mpq.compress.compressor import Compressor
 from evo_mpq.compress.program import Affine, Choice
@@ -134,8 +134,7 @@ class PopulationEvaluator:
             else np.empty(0, dtype=np.int64)
         )
         yield 0, 0
-        for row, first in enumerate(firsts.tolist(), start=1):
-            yield row, first
+        yield from enumerate(firsts.tolist(), start=1)
 
     def _choose(self, choice: Choice, decision: npt.NDArray[np.int64], first: int) -> None:
         for column, bits in zip(self._program.columns[first:], decision[first:].tolist(), strict=True):

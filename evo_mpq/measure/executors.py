@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,6 +31,7 @@ from evo_mpq.measure.objectives import Quantity
 from evo_mpq.space.policy import Policy
 
 _PARENT_CHECK_SECONDS = 1.0
+_WORTH_PROCESSES_SECONDS = 60.0  # of measuring left; a spawned process needs some ten to import and load
 
 
 class Executor(Protocol):
@@ -166,6 +168,53 @@ class Processes:
     def close(self) -> None:
         """Ends the workers."""
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+class Automatic:
+    """Measures in this process until it is clear that processes would pay for their start.
+
+    Args:
+        compressor: what candidates are made with.
+        quantities: of the run; must pickle.
+        memory: bytes that may be used.
+        workers: how many processes to start then.
+        threads: of each.
+        expected: candidates that will be measured in all.
+    """
+
+    def __init__(
+        self,
+        compressor: Compressor,
+        quantities: Sequence[Quantity],
+        memory: int,
+        workers: int,
+        threads: int,
+        expected: int,
+    ) -> None:
+        self._executor: Executor = InProcess(compressor, quantities, memory)
+        self._start_processes = partial(Processes, compressor, quantities, memory, workers, threads)
+        self._started = workers < 2
+        self._expected = expected
+        self._measured = 0
+        self._seconds = 0.0
+
+    def measure(
+        self, policies: Sequence[Policy], split: str, *, k: int | None = None, keep_samples: bool = False
+    ) -> OutputValues:
+        """See ``Executor.measure``; the values do not depend on where they are measured."""
+        left = (self._expected - self._measured) * self._seconds / max(1, self._measured)
+        if not self._started and left > _WORTH_PROCESSES_SECONDS:
+            self._executor, self._started = self._start_processes(), True
+        began = time.monotonic()
+        result = self._executor.measure(policies, split, k=k, keep_samples=keep_samples)
+        if len(policies) > 1:  # a single candidate shares nothing and would make the rest look too slow
+            self._measured += len(policies)
+            self._seconds += time.monotonic() - began
+        return result
+
+    def close(self) -> None:
+        """Ends what was started."""
+        self._executor.close()
 
 
 def picklable(value: Any) -> bool:

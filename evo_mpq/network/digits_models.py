@@ -8,6 +8,7 @@ global generator, as those of any ``nn.Module``; ``evo_mpq.network.training.trai
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from types import MappingProxyType
 
 import torch
@@ -40,7 +41,7 @@ class ResidualBlock(nn.Module):
         residual = self.relu(self.norm1(self.conv1(features)))
         residual = self.norm2(self.conv2(residual))
         shortcut = self.shortcut_norm(self.shortcut(features)) if self.projects else features
-        return self.relu(residual + shortcut)
+        return self.relu(residual + shortcut)  # type: ignore[no-any-return]
 
 
 class DigitsResNet(nn.Module):
@@ -147,7 +148,7 @@ class DigitsMLP(nn.Module):
         super().__init__()
         sizes = [IMAGE_SIDE * IMAGE_SIDE, *widths, N_CLASSES]
         self.flatten = nn.Flatten()
-        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in zip(sizes[:-1], sizes[1:], strict=True))
+        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(sizes))
         self.relu = nn.ReLU()
 
     def forward(self, images: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from evo_mpq.network.data import Split, Splits
+from evo_mpq.network.splits import Split, Splits
 from torch import nn
 from torch.utils import _pytree as pytree
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import torch
 from torch.utils import _pytree as pytree
 
-import torch
 from evo_mpq.errors import DataError
 from evo_mpq.network.splits import RawBatch, Split, Splits, form_of, origin, splits_from
 
@@ -113,8 +114,8 @@ def make_disjoint(splits: Splits) -> tuple[Splits, tuple[str, ...]]:
     for name, other in _PAIRS:
         if current[name] is None or current[other] is None:
             continue
-        _check_declared(current[name], current[other])
-        if _are_comparable(current[name], current[other]):
+        if _datasets_tell(current[name], current[other]):
+            _refuse_declared(current[name], current[other])
             continue
         for split in (name, other):
             if split not in digests:
@@ -133,13 +134,13 @@ def make_disjoint(splits: Splits) -> tuple[Splits, tuple[str, ...]]:
     return replace(splits, **current), tuple(notes)
 
 
-def _are_comparable(one: Split, other: Split) -> bool:
-    """Whether the splits' datasets say themselves what is shared."""
+def _datasets_tell(one: Split, other: Split) -> bool:
+    """Whether the splits' datasets themselves say what is shared: by groups, or as parts of one dataset."""
     both_grouped = one.groups is not None and other.groups is not None
     return both_grouped or origin(one.dataset)[0] is origin(other.dataset)[0]
 
 
-def _check_declared(one: Split, other: Split) -> None:
+def _refuse_declared(one: Split, other: Split) -> None:
     if one.groups is not None and other.groups is not None:
         shared = sorted(set(one.groups.tolist()) & set(other.groups.tolist()), key=str)
         if shared:
@@ -148,18 +149,18 @@ def _check_declared(one: Split, other: Split) -> None:
                 "all samples of a group into one split; labels of `groups` must differ between datasets, too."
             )
         return
-    (base, positions), (other_base, other_positions) = origin(one.dataset), origin(other.dataset)
-    if base is other_base:
-        everything = np.arange(len(base))
-        same = np.intersect1d(
-            everything if positions is None else positions,
-            everything if other_positions is None else other_positions,
+    same = np.intersect1d(_positions(one), _positions(other))
+    if len(same):
+        raise DataError(
+            f"The {one.name} and {other.name} splits share {len(same)} samples of one dataset, at the positions "
+            f"{_some(same.tolist())}. Split the positions so that each is used once."
         )
-        if len(same):
-            raise DataError(
-                f"The {one.name} and {other.name} splits share {len(same)} samples of one dataset, at the positions "
-                f"{_some(same.tolist())}. Split the positions so that each is used once."
-            )
+
+
+def _positions(split: Split) -> npt.NDArray[np.int64]:
+    base, positions = origin(split.dataset)
+    # A part may count from the end (Subset accepts it), and one sample must have one position.
+    return np.arange(len(base)) if positions is None else positions % len(base)
 
 
 def _copies(digests: list[bytes], others: list[bytes]) -> list[int]:
@@ -223,15 +224,23 @@ def _identity(split: Split) -> Iterator[bytes]:
     files = _files(split.dataset)
     if files is not None:
         yield from (_file_identity(split, file) for file in files)
-        if origin(split.dataset)[1] is not None:
-            yield origin(split.dataset)[1].astype("<i8").tobytes()  # type: ignore[union-attr]
+        yield _positions(split).astype("<i8").tobytes()
         return
     if split.name == "train" and not first_batch_is_stable(split):
         return
     for k, batch in enumerate(split.batches()):
         if k == 0:
-            yield repr((form_of(batch.inputs), batch.targets is not None and form_of(batch.targets))).encode()
+            yield _form_text(batch)
         yield from _sample_bytes(batch)
+
+
+def _form_text(batch: RawBatch) -> bytes:
+    """Paths, shapes and types of a batch's tensors, in words of our own: those of torch change with its versions."""
+    leaves, _ = pytree.tree_flatten_with_path({"inputs": batch.inputs, "targets": batch.targets})
+    return "".join(
+        f"{pytree.keystr(path)} {None if leaf is None else (tuple(leaf.shape[1:]), str(leaf.dtype))}\n"
+        for path, leaf in leaves
+    ).encode()
 
 
 def _files(dataset: Any) -> list[str] | None:

@@ -67,7 +67,7 @@ class Split:
 
     Attributes:
         name: as given.
-        dataset: as given; None in a process that received the batches instead.
+        dataset: as given; in a process that received the batches instead, these.
         batch_size: as given.
         groups: ``(n,)`` the dataset's labels of related samples, or None.
 
@@ -80,9 +80,7 @@ class Split:
     [[0, 1], [0, 1], [0]]
     """
 
-    def __init__(
-        self, name: str, dataset: Any, batch_size: int = 256, *, cache_bytes: int = CACHE_BYTES
-    ) -> None:
+    def __init__(self, name: str, dataset: Any, batch_size: int = 256, *, cache_bytes: int = CACHE_BYTES) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size is a number of samples, at least 1, not {batch_size}")
         self.name = name
@@ -128,7 +126,7 @@ class Split:
 
     def read_first(self) -> RawBatch:
         """The first batch, read from the dataset even if it is in memory."""
-        return self._cached[0] if self.dataset is None else self._read(0)
+        return self._read(0)
 
     def without(self, positions: Sequence[int]) -> Split:
         """This split without some of its samples."""
@@ -139,8 +137,9 @@ class Split:
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
         if self._fits(self._batch(0)):
-            state["_cached"] = dict(enumerate(self.batches()))
-            state["dataset"] = None
+            batches = list(self.batches())
+            state["_cached"] = dict(enumerate(batches))
+            state["dataset"] = _Stacked(batches, self._n, self.batch_size)
         return state
 
     def _batch(self, k: int) -> RawBatch:
@@ -155,7 +154,7 @@ class Split:
         """Whether the split stays in memory, judged by one batch: all samples have the same size."""
         leaves = pytree.tree_leaves((batch.inputs, batch.targets))
         n_bytes = sum(leaf.numel() * leaf.element_size() for leaf in leaves if leaf is not None)
-        return n_bytes / len(batch) * self._n < self._cache_bytes
+        return bool(n_bytes / len(batch) * self._n < self._cache_bytes)
 
     def _read(self, k: int) -> RawBatch:
         positions = range(k * self.batch_size, min((k + 1) * self.batch_size, self._n))
@@ -215,15 +214,17 @@ class Split:
                     f"The {part} of sample {i} of the {self.name} split is {_describe(values[i - positions[0]])}, "
                     f"that of sample {positions[0]} is {_describe(values[0])}; all samples must be nested alike."
                 )
+        if not leaves:
+            raise DataError(
+                f"The {part} of sample {positions[0]} of the {self.name} split holds nothing: {values[0]!r}."
+            )
         columns = list(zip(*(column for column, _ in flat), strict=True))
         names = _leaf_names(part, pytree.tree_unflatten(leaves, structure))
-        stacked = [
-            self._stack_leaf(name, column, positions) for name, column in zip(names, columns, strict=True)
-        ]
+        stacked = [self._stack_leaf(name, column, positions) for name, column in zip(names, columns, strict=True)]
         return pytree.tree_unflatten(stacked, structure)
 
     def _stack_leaf(self, name: str, column: Sequence[Any], positions: range) -> Tensor:
-        shapes = [np.shape(leaf) for leaf in column]
+        shapes = [tuple(getattr(leaf, "shape", ())) for leaf in column]
         ragged = next((j for j, shape in enumerate(shapes) if shape != shapes[0]), None)
         if ragged is not None:
             raise DataError(
@@ -241,6 +242,24 @@ class Split:
             )
         # Stacking keeps a channels-last layout of samples, and kernels for other layouts round differently.
         return stacked.detach().cpu().contiguous()
+
+
+class _Stacked(Dataset[tuple[Any, Any]]):
+    """Batches as a dataset of their samples again."""
+
+    def __init__(self, batches: Sequence[RawBatch], n: int, batch_size: int) -> None:
+        self._batches = batches
+        self._n = n
+        self._batch_size = batch_size
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __getitem__(self, i: int) -> tuple[Any, Any]:
+        batch, row = self._batches[i // self._batch_size], i % self._batch_size
+        inputs = pytree.tree_map(lambda tensor: tensor[row], batch.inputs)
+        targets = None if batch.targets is None else pytree.tree_map(lambda tensor: tensor[row], batch.targets)
+        return inputs, targets
 
 
 @dataclass(frozen=True, eq=False)
@@ -262,9 +281,7 @@ class Splits:
     @property
     def present(self) -> tuple[Split, ...]:
         """The splits that there are."""
-        return tuple(
-            split for split in (self.calibration, self.search, self.test, self.train) if split is not None
-        )
+        return tuple(split for split in (self.calibration, self.search, self.test, self.train) if split is not None)
 
 
 def splits_from(data: Any, batch_size: int = 256) -> Splits:
@@ -396,7 +413,7 @@ def _dataset_hint(dataset: Any) -> str | None:
     """Why something is no dataset, as advice; None: it looks like one."""
     if isinstance(dataset, DataLoader):
         return "Give its `.dataset`; batches are made here, always in the same order."
-    if isinstance(dataset, IterableDataset) or isinstance(dataset, Iterator):
+    if isinstance(dataset, IterableDataset | Iterator):
         return "Samples are read by position: make a list of it."
     if isinstance(dataset, Tensor | np.ndarray):
         return "Inputs and targets as two tensors are torch.utils.data.TensorDataset(inputs, targets)."

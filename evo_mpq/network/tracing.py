@@ -172,7 +172,7 @@ def _plain(program: Any, network: nn.Module) -> tuple[Graph, dict[str, torch.Ten
     """The exported program's nodes as plain values, and the tensors that they name."""
     canonical = _canonical_names(network)
     lifted = {
-        **{name: tensor for name, tensor in program.state_dict.items()},
+        **program.state_dict,
         **{name: tensor for name, tensor in program.constants.items() if isinstance(tensor, torch.Tensor)},
     }
     specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}

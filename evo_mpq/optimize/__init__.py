@@ -1,0 +1,1 @@
+"""What to try next: searchers, Pareto tools and the loop."""

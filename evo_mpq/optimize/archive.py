@@ -35,7 +35,7 @@ class Archive:
     """
 
     def __init__(self, n_genes: int, n_objectives: int, n_constraints: int = 0) -> None:
-        self._genomes: Genomes = np.empty((0, n_genes), dtype=np.int64)
+        self._genomes = np.empty((0, n_genes), dtype=np.int16)  # see `genome_keys`
         self._numbers: FloatMatrix = np.empty((0, 2 * n_objectives + n_constraints))
         self._splits = (n_objectives, n_objectives + n_constraints)
         self._failures: list[str | None] = []
@@ -50,8 +50,8 @@ class Archive:
 
     @property
     def genomes(self) -> Genomes:
-        """``(n, n_genes)``, in the order of measuring; a read-only view."""
-        return _read_only(self._genomes[: len(self)])
+        """``(n, n_genes)``, in the order of measuring; a copy."""
+        return self._genomes[: len(self)].astype(np.int64)
 
     @property
     def losses(self) -> Losses:
@@ -93,9 +93,7 @@ class Archive:
         Raises:
             ValueError: shapes that do not fit the archive or each other.
         """
-        numbers = np.concatenate(
-            [measurements.losses, measurements.violations, measurements.standard_errors], axis=1
-        )
+        numbers = np.concatenate([measurements.losses, measurements.violations, measurements.standard_errors], axis=1)
         if len(genomes) != len(measurements) or numbers.shape[1] != self._numbers.shape[1]:
             raise ValueError(
                 f"the archive takes {self._numbers.shape[1]} numbers a genome, got {numbers.shape[1]}; "
@@ -151,9 +149,7 @@ class Archive:
         capacity = len(self._genomes)
         if n > capacity:
             more = max(n, 2 * capacity, 64) - capacity
-            self._genomes = np.concatenate(
-                [self._genomes, np.empty((more, self._genomes.shape[1]), np.int64)]
-            )
+            self._genomes = np.concatenate([self._genomes, np.empty((more, self._genomes.shape[1]), np.int16)])
             self._numbers = np.concatenate([self._numbers, np.empty((more, self._numbers.shape[1]))])
 
 

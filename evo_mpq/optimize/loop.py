@@ -174,9 +174,7 @@ class _Loop:
         else:
             self.check_that_something_succeeded()
         self.note_failures()
-        return Result(
-            self.archive, self.box, tuple(self.hypervolumes), tuple(dict.fromkeys(self.notes)), reason
-        )
+        return Result(self.archive, self.box, tuple(self.hypervolumes), tuple(dict.fromkeys(self.notes)), reason)
 
     def spend(self) -> str:
         """Run generations until the budget is spent; returns why it ended."""

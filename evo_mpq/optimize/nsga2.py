@@ -36,8 +36,9 @@ class NSGA2:
 
     Tournaments, ranking, crowding and constraint domination are pymoo's, the operators are those of
     `operators.py`. Parents are similar to each other (Ishibuchi and Shibata 2003): children of parents from
-    the two ends of a front would all land in its middle. (On synthetic losses over 10 and 40 genes that was
-    worth 2 and 6 % of hypervolume after 400 measurements, and nothing at 100.)
+    the two ends of a front would all land in its middle. (Against one tournament per parent, on eight
+    synthetic problems of 10 and eight of 40 genes that no choice was made on, five seeds each: 1.4 and 7.5 %
+    more hypervolume after 400 measurements, none and 2 % more after 100.)
 
     No genome is asked twice. The first population is ``initial`` and what was remembered, filled up to
     ``population_size`` with genomes spread over cost. When mating yields too few new genomes it mutates
@@ -97,9 +98,7 @@ class NSGA2:
     @property
     def population(self) -> Genomes:
         """``(n, n_genes)`` genomes of the present population, at most ``population_size``."""
-        return np.array([member.X for member in self._population], dtype=np.int64).reshape(
-            -1, self._space.n_genes
-        )
+        return np.array([member.X for member in self._population], dtype=np.int64).reshape(-1, self._space.n_genes)
 
     def ask(self, limit: int | None = None) -> Genomes:
         """The next generation; see `Searcher.ask`."""
@@ -124,9 +123,7 @@ class NSGA2:
         self._learn(genomes, measurements, new)
 
     def _first_population(self) -> Genomes:
-        initial = (
-            np.empty((0, self._space.n_genes), dtype=np.int64) if self._initial is None else self._initial
-        )
+        initial = np.empty((0, self._space.n_genes), dtype=np.int64) if self._initial is None else self._initial
         initial = initial[self._seen.new(initial)]
         taken = self._seen.copy()
         taken.add(initial)
@@ -174,9 +171,7 @@ class NSGA2:
             G=violations,
         )
         # The problem is asked for nothing but whether there are constraints.
-        problem = Problem(
-            n_var=genomes.shape[1], n_obj=losses.shape[1], n_ieq_constr=violations.shape[1], xl=0, xu=1
-        )
+        problem = Problem(n_var=genomes.shape[1], n_obj=losses.shape[1], n_ieq_constr=violations.shape[1], xl=0, xu=1)
         self._population = self._survival.do(
             problem,
             Population.merge(self._population, arrivals),

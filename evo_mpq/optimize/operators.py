@@ -21,9 +21,7 @@ def uniform_crossover(mothers: Genomes, fathers: Genomes, rng: np.random.Generat
     return np.where(rng.random(mothers.shape) < 0.5, mothers, fathers)
 
 
-def mutate(
-    genomes: Genomes, cardinalities: Genomes, rng: np.random.Generator, rate: float | None = None
-) -> Genomes:
+def mutate(genomes: Genomes, cardinalities: Genomes, rng: np.random.Generator, rate: float | None = None) -> Genomes:
     """Genomes in which some genes, at least one a row, have another value.
 
     Values of a gene are ordered, so half of the changes go to a neighbor and half to any other value: the

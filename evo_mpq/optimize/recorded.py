@@ -177,9 +177,7 @@ class Recorded:
         """``(n,)`` which rows the journal knows, and the measurements of those."""
         keys = _keys(genomes)
         rows = np.array([self._journal.known(key, self._fidelity) is not None for key in keys], dtype=bool)
-        return rows, self.measurements(
-            self._values([key for key, row in zip(keys, rows, strict=True) if row])
-        )
+        return rows, self.measurements(self._values([key for key, row in zip(keys, rows, strict=True) if row]))
 
     def everything_known(self) -> tuple[Genomes, Measurements]:
         """All genomes in the journal, in the order of measuring, and their measurements; all count."""
@@ -231,9 +229,7 @@ class Recorded:
         began = self._clock()
         values, cpu_seconds, samples = self._measure(genomes)
         seconds = self._clock() - began
-        self._journal.measured(
-            genomes, values, cpu_seconds=cpu_seconds, samples=samples, fidelity=self._fidelity
-        )
+        self._journal.measured(genomes, values, cpu_seconds=cpu_seconds, samples=samples, fidelity=self._fidelity)
         for key in keys:
             self._count(key)
         self.measured += len(keys)
@@ -254,7 +250,7 @@ class Recorded:
         )
 
     def _count(self, key: tuple[int, ...]) -> None:
-        self.spending.count((self._fidelity, key), self._share)
+        self.spending.count((self._fidelity, np.array(key, dtype=np.int16).tobytes()), self._share)
 
     def _not_finite(self, row: np.ndarray, columns: Sequence[int]) -> str | None:
         for name, column in self._columns.items():

@@ -41,8 +41,8 @@ class Searcher(Protocol):
 
 
 def genome_keys(genomes: Genomes) -> list[bytes]:
-    """One hashable key per row of ``(n, n_genes)`` genomes, small because runs keep thousands."""
-    rows = np.ascontiguousarray(genomes, dtype=np.int32)
+    """One hashable key per row of ``(n, n_genes)`` genomes, small because runs keep many thousands."""
+    rows = np.ascontiguousarray(genomes, dtype=np.int16)  # a gene has at most `MOST_VALUES` values
     return [row.tobytes() for row in rows]
 
 
@@ -75,9 +75,7 @@ class SeenGenomes:
         """``(n,)`` rows that are not in the set and repeat no earlier row."""
         keys = genome_keys(genomes)
         first = {key: row for row, key in reversed(list(enumerate(keys)))}
-        return np.array(
-            [key not in self._keys and first[key] == row for row, key in enumerate(keys)], dtype=bool
-        )
+        return np.array([key not in self._keys and first[key] == row for row, key in enumerate(keys)], dtype=bool)
 
 
 class UnseenGenomes:

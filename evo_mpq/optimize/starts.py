@@ -43,15 +43,12 @@ def _pairs(weight_steps: list[int], activation_steps: list[int]) -> list[tuple[i
         return [(weight, activation) for weight in weights for activation in activations]
     highest = activation_steps[-1]
     diagonal = [
-        (weight, min(activation_steps, key=lambda bits: (abs(bits - weight), -bits)))
-        for weight in weight_steps
+        (weight, min(activation_steps, key=lambda bits: (abs(bits - weight), -bits))) for weight in weight_steps
     ]
     return sorted({*diagonal, *((weight, highest) for weight in weight_steps)})
 
 
-def cost_spread(
-    space: SearchSpace, n: int, rng: np.random.Generator, seen: SeenGenomes | None = None
-) -> Genomes:
+def cost_spread(space: SearchSpace, n: int, rng: np.random.Generator, seen: SeenGenomes | None = None) -> Genomes:
     """Different genomes from the cheapest to the most expensive, the start of a population.
 
     Genomes drawn gene by gene all cost about the same, because costs are sums over many genes. Here genome
@@ -83,6 +80,4 @@ def cost_spread(
 
 def _around(space: SearchSpace, levels: FloatVector, rng: np.random.Generator) -> Genomes:
     """One genome per level in [0, 1]."""
-    return space.canonical(
-        rng.binomial(space.cardinalities - 1, levels[:, None], (len(levels), space.n_genes))
-    )
+    return space.canonical(rng.binomial(space.cardinalities - 1, levels[:, None], (len(levels), space.n_genes)))

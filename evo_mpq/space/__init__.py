@@ -1,0 +1,1 @@
+"""What may be chosen: genes, genomes and the policies that they mean."""

@@ -88,9 +88,7 @@ def build_space(
 
 def space_table(space: SearchSpace) -> list[dict[str, Any]]:
     """One row per gene, for people: ``gene``, ``values`` and the ``layers`` that share it."""
-    return [
-        {"gene": gene.name, "values": list(gene.values), "layers": list(gene.layers)} for gene in space.genes
-    ]
+    return [{"gene": gene.name, "values": list(gene.values), "layers": list(gene.layers)} for gene in space.genes]
 
 
 def _options(
@@ -143,17 +141,13 @@ def _read_options(value: Any, path: KeyPath, mistakes: list[Mistake]) -> Options
     if isinstance(value, Sequence) and not isinstance(value, str):
         places = [((*path, place), option) for place, option in enumerate(value)]
         if not places:
-            mistakes.append(
-                Mistake(path, "the list of options is empty. Remove the key to leave the layer as it is.")
-            )
+            mistakes.append(Mistake(path, "the list of options is empty. Remove the key to leave the layer as it is."))
     else:
         places = [(path, value)]
     options: list[int] = []
     for place, option in places:
         if isinstance(option, bool) or not isinstance(option, int) or option not in LEGAL_BITS:
-            mistakes.append(
-                Mistake(place, f"{option!r} is no legal number of bits; legal: 2 to 8, and 32 for float.")
-            )
+            mistakes.append(Mistake(place, f"{option!r} is no legal number of bits; legal: 2 to 8, and 32 for float."))
         elif option in options:
             mistakes.append(Mistake(place, f"{option} is repeated. Every option stands once."))
         else:
@@ -161,9 +155,7 @@ def _read_options(value: Any, path: KeyPath, mistakes: list[Mistake]) -> Options
     return tuple(sorted(options)) or (32,)
 
 
-def _matches(
-    pattern: str, layers: Sequence[SpaceLayer], path: KeyPath, mistakes: list[Mistake]
-) -> list[SpaceLayer]:
+def _matches(pattern: str, layers: Sequence[SpaceLayer], path: KeyPath, mistakes: list[Mistake]) -> list[SpaceLayer]:
     matched = [layer for layer in layers if fnmatchcase(layer.name, pattern)]
     if not matched:
         names = [layer.name for layer in layers]
@@ -208,9 +200,7 @@ def _tied_groups(
         matched = _matches(pattern, layers, path, mistakes)
         twice = [layer.name for layer in matched if layer.name in groups]
         if twice:
-            message = (
-                f'{_listing(twice)} is already tied by "{tie[groups[twice[0]]]}". Narrow one of the two.'
-            )
+            message = f'{_listing(twice)} is already tied by "{tie[groups[twice[0]]]}". Narrow one of the two.'
             mistakes.append(Mistake(path, message))
         groups.update({layer.name: number for layer in matched if layer.name not in groups})
         for kind in BIT_KINDS if readable else ():
@@ -228,9 +218,7 @@ def _different_options(
     for name in names:
         mine, first = list(options[name][kind]), list(options[names[0]][kind])
         if mine != first:
-            message = (
-                f'tied layers need equal options: {kind} of "{names[0]}" is {first}, of "{name}" {mine}.'
-            )
+            message = f'tied layers need equal options: {kind} of "{names[0]}" is {first}, of "{name}" {mine}.'
             return [Mistake(path, message)]
     return []
 
@@ -253,8 +241,7 @@ def _genes(
             if len(options[layer.name][kind]) > 1:
                 members.setdefault((kind, groups.get(layer.name, layer.name)), []).append(layer.name)
     return [
-        Gene(f"{names[0]}.{kind}", options[names[0]][kind], kind, tuple(names))
-        for (kind, _), names in members.items()
+        Gene(f"{names[0]}.{kind}", options[names[0]][kind], kind, tuple(names)) for (kind, _), names in members.items()
     ]
 
 

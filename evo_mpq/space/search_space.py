@@ -159,9 +159,7 @@ class SearchSpace:
     def _checked(self, genomes: Genomes) -> Genomes:
         rows = np.asarray(genomes)
         if rows.ndim != 2 or rows.shape[1] != self.n_genes or not np.issubdtype(rows.dtype, np.integer):
-            raise ValueError(
-                f"genomes must be integers of shape (n, {self.n_genes}), got {rows.dtype} {rows.shape}"
-            )
+            raise ValueError(f"genomes must be integers of shape (n, {self.n_genes}), got {rows.dtype} {rows.shape}")
         outside = np.argwhere((rows < 0) | (rows >= self.cardinalities))
         if len(outside):
             row, column = outside[0]

@@ -86,7 +86,9 @@ def test_the_lowest_violation_is_zero_as_soon_as_something_is_feasible() -> None
 def test_what_an_archive_shows_cannot_be_altered() -> None:
     archive = Archive(1, 1)
     archive.add(np.array([[0]]), Measurements(np.ones((1, 1)), np.zeros((1, 0)), np.ones((1, 1)), (None,)))
-    for view in (archive.genomes, archive.losses, archive.violations, archive.standard_errors):
+    archive.genomes[...] = 7
+    assert archive.genomes.tolist() == [[0]]
+    for view in (archive.losses, archive.violations, archive.standard_errors):
         with pytest.raises(ValueError, match="read-only"):
             view[...] = 0
     archive.front()[0] = 5

@@ -391,9 +391,7 @@ def test_the_journal_on_disk_replays_like_the_one_in_memory(tmp_path: Path, cut:
     space, path = chain(6), tmp_path / "journal"
     expected = search(Problem(space), Budget(evaluations=60, stall=20))
     with DiskJournal.open(path, {}, {}) as journal:
-        assert summary(search(Problem(space), Budget(evaluations=60, stall=20), journal=journal)) == summary(
-            expected
-        )
+        assert summary(search(Problem(space), Budget(evaluations=60, stall=20), journal=journal)) == summary(expected)
     path.write_bytes(path.read_bytes()[: int(cut * path.stat().st_size)])
     with DiskJournal.open(path, {}, {}) as journal:
         known = journal.n_measured

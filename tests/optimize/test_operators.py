@@ -8,9 +8,7 @@ from hypothesis import strategies as st
 from evo_mpq.optimize.operators import mutate, reset, step, uniform_crossover
 
 
-def random_genomes(
-    cardinalities: list[int], n: int, seed: int
-) -> tuple[np.ndarray, np.ndarray, np.random.Generator]:
+def random_genomes(cardinalities: list[int], n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.random.Generator]:
     rng = np.random.default_rng(seed)
     limits = np.array(cardinalities)
     return rng.integers(limits, size=(n, len(limits))), limits, rng
@@ -22,9 +20,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 
 @given(CARDINALITIES, SEEDS)
 @settings(deadline=None)
-def test_a_mutated_genome_is_legal_and_differs_in_at_least_one_gene(
-    cardinalities: list[int], seed: int
-) -> None:
+def test_a_mutated_genome_is_legal_and_differs_in_at_least_one_gene(cardinalities: list[int], seed: int) -> None:
     genomes, limits, rng = random_genomes(cardinalities, 50, seed)
     before = genomes.copy()
     mutated = mutate(genomes, limits, rng)
@@ -35,9 +31,7 @@ def test_a_mutated_genome_is_legal_and_differs_in_at_least_one_gene(
 
 @given(CARDINALITIES, SEEDS)
 @settings(deadline=None)
-def test_a_reset_never_keeps_the_value_and_a_step_goes_to_a_neighbor(
-    cardinalities: list[int], seed: int
-) -> None:
+def test_a_reset_never_keeps_the_value_and_a_step_goes_to_a_neighbor(cardinalities: list[int], seed: int) -> None:
     genomes, limits, rng = random_genomes(cardinalities, 50, seed)
     anew, stepped = reset(genomes, limits, rng), step(genomes, limits, rng)
     assert np.all(anew != genomes)

@@ -37,13 +37,9 @@ def test_non_dominated_agrees_with_brute_force(losses: np.ndarray) -> None:
 
 @given(grid_losses(), st.data())
 @settings(deadline=None)
-def test_rows_that_are_not_finite_are_never_kept_and_never_dominate(
-    losses: np.ndarray, data: st.DataObject
-) -> None:
+def test_rows_that_are_not_finite_are_never_kept_and_never_dominate(losses: np.ndarray, data: st.DataObject) -> None:
     row = data.draw(st.integers(0, len(losses) - 1))
-    losses[row, data.draw(st.integers(0, losses.shape[1] - 1))] = data.draw(
-        st.sampled_from([np.nan, np.inf, -np.inf])
-    )
+    losses[row, data.draw(st.integers(0, losses.shape[1] - 1))] = data.draw(st.sampled_from([np.nan, np.inf, -np.inf]))
     assert not non_dominated(losses)[row]
     assert non_dominated(losses).tolist() == brute_force_non_dominated(losses)
 

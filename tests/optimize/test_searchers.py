@@ -27,9 +27,7 @@ every_searcher = pytest.mark.parametrize("make", SEARCHERS.values(), ids=SEARCHE
 
 
 def chain(n_genes: int, bits: tuple[int, ...] = (2, 4, 8)) -> SearchSpace:
-    return build_space(
-        [SpaceLayer(f"layer{i}") for i in range(n_genes)], defaults={"weight_bits": list(bits)}
-    )
+    return build_space([SpaceLayer(f"layer{i}") for i in range(n_genes)], defaults={"weight_bits": list(bits)})
 
 
 def loss_and_size(space: SearchSpace, seed: int = 0) -> Callable[[Genomes], Losses]:
@@ -92,9 +90,7 @@ def test_a_space_is_searched_to_its_last_genome_without_repetition(
 @every_searcher
 @given(st.integers(0, 2**32 - 1), st.integers(1, 27))
 @settings(deadline=None, max_examples=15)
-def test_what_was_remembered_is_never_asked(
-    make: Callable[[SearchSpace], Searcher], seed: int, n: int
-) -> None:
+def test_what_was_remembered_is_never_asked(make: Callable[[SearchSpace], Searcher], seed: int, n: int) -> None:
     space = chain(3)
     everything = np.concatenate(list(space.enumerate()))
     known = np.random.default_rng(seed).permutation(everything)[:n]
@@ -228,9 +224,7 @@ def test_nsga2_takes_any_number_of_objectives(n_objectives: int) -> None:
 
     def losses(genomes: Genomes) -> Losses:
         both = two(genomes)
-        return np.stack([both[:, 0], both[:, 1], genomes.max(axis=1), genomes[:, 0]], axis=1)[
-            :, :n_objectives
-        ]
+        return np.stack([both[:, 0], both[:, 1], genomes.max(axis=1), genomes[:, 0]], axis=1)[:, :n_objectives]
 
     asked = search(NSGA2(space, population_size=10, seed=0), losses, 120)
     assert len(np.unique(asked, axis=0)) == 120
@@ -330,9 +324,7 @@ def test_nsga2_beats_random_search_on_every_one_of_five_seeds(log_scale: tuple[b
         box = HypervolumeBox.around(ends, [True, False])
         nsga2 = NSGA2(space, population_size=20, seed=seed, log_scale=log_scale)
         random_search = RandomSearch(space, seed=seed)
-        volumes = [
-            box.hypervolume(losses(search(searcher, losses, 300))) for searcher in (nsga2, random_search)
-        ]
+        volumes = [box.hypervolume(losses(search(searcher, losses, 300))) for searcher in (nsga2, random_search)]
         assert volumes[0] > 1.15 * volumes[1]
 
 

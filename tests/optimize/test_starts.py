@@ -48,9 +48,7 @@ def test_a_rung_does_what_its_name_says_to_every_layer(name: str) -> None:
 
 
 def test_a_few_steps_are_crossed_and_many_give_two_rails() -> None:
-    assert [name for name, _ in uniform_ladder(SPACES["both"])] == [
-        *("W2A4", "W2A8", "W4A4", "W4A8", "W8A4", "W8A8")
-    ]
+    assert [name for name, _ in uniform_ladder(SPACES["both"])] == [*("W2A4", "W2A8", "W4A4", "W4A8", "W8A4", "W8A8")]
     assert {name for name, _ in uniform_ladder(SPACES["many"])} == {
         *(f"W{bits}A{bits}" for bits in range(2, 9)),
         *(f"W{bits}A32" for bits in range(2, 9)),

@@ -33,15 +33,11 @@ def mistakes(**settings: Any) -> dict[tuple[str | int, ...], str]:
 def test_defaults_hold_for_every_layer_and_embeddings_get_no_activation_gene() -> None:
     space = build_space(LAYERS, defaults={"weight_bits": [4, 2], "activation_bits": [8, 4]})
     names = [gene.name for gene in space.genes]
-    assert [name for name in names if name.endswith("weight_bits")] == [
-        f"{layer.name}.weight_bits" for layer in LAYERS
-    ]
+    assert [name for name in names if name.endswith("weight_bits")] == [f"{layer.name}.weight_bits" for layer in LAYERS]
     assert "embedding.activation_bits" not in names
     assert len(names) == 2 * len(LAYERS) - 1
     assert {gene.values for gene in space.genes} == {(2, 4), (4, 8)}
-    assert all(
-        policy.layers["embedding"].activation_bits == 32 for policy in space.decode(space.sample(9, RNG))
-    )
+    assert all(policy.layers["embedding"].activation_bits == 32 for policy in space.decode(space.sample(9, RNG)))
 
 
 def test_genes_stand_in_graph_order() -> None:
@@ -77,9 +73,7 @@ def test_what_nothing_is_said_about_stays_untouched_and_one_option_is_no_gene() 
 
 
 def test_tied_layers_share_one_gene_per_kind_named_after_the_first() -> None:
-    space = build_space(
-        LAYERS, defaults={"weight_bits": [2, 4], "activation_bits": [4, 8]}, tie=["stage1.*", "[eh]*"]
-    )
+    space = build_space(LAYERS, defaults={"weight_bits": [2, 4], "activation_bits": [4, 8]}, tie=["stage1.*", "[eh]*"])
     layers = {gene.name: gene.layers for gene in space.genes}
     assert layers["stage1.0.conv1.weight_bits"] == ("stage1.0.conv1", "stage1.0.conv2", "stage1.1.conv1")
     assert layers["stage1.0.conv1.activation_bits"] == layers["stage1.0.conv1.weight_bits"]

@@ -56,9 +56,7 @@ def test_encode_inverts_decode_and_decode_inverts_encode(space: SearchSpace, see
 
 @given(spaces(), st.integers(0, 2**32 - 1))
 @settings(deadline=None)
-def test_a_decoded_policy_has_the_value_of_each_gene_in_each_of_its_layers(
-    space: SearchSpace, seed: int
-) -> None:
+def test_a_decoded_policy_has_the_value_of_each_gene_in_each_of_its_layers(space: SearchSpace, seed: int) -> None:
     (genome,) = space.sample(1, np.random.default_rng(seed))
     (policy,) = space.decode(genome[None])
     governed = set()
@@ -212,7 +210,7 @@ def test_nothing_alters_the_genomes_it_is_given() -> None:
 
 @pytest.mark.parametrize(
     ("values", "message"),
-    [((4,), "at least two"), ((4, 4), "repeats"), ((8, 4), "ascend")],
+    [((4,), "at least two"), ((4, 4), "repeats"), ((8, 4), "ascend"), (tuple(range(2**15 + 1)), "at most 32768")],
 )
 def test_a_gene_is_an_ordered_choice(values: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):

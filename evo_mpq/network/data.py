@@ -1,0 +1,182 @@
+"""The data that candidates are measured on: the built-in kinds, and the door to splits and their checks.
+
+A kind of data is a function that returns a mapping with the keys calibration, search, test and optionally train,
+each a torch ``Dataset`` or a list of ``(inputs, target)``; `checked_splits` makes them usable.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import TensorDataset
+
+from evo_mpq.errors import DataError
+from evo_mpq.network.images import image_folder
+from evo_mpq.network.split_checks import (
+    check_alike,
+    check_stable,
+    checked_splits,
+    fingerprint,
+    first_batch_is_stable,
+    make_disjoint,
+)
+from evo_mpq.network.splits import RawBatch, Split, Splits, partition, splits_from
+
+__all__ = [
+    "DIGITS_BACKGROUND",
+    "KINDS",
+    "RawBatch",
+    "Split",
+    "Splits",
+    "arrays",
+    "check_alike",
+    "check_stable",
+    "checked_splits",
+    "digits",
+    "fingerprint",
+    "first_batch_is_stable",
+    "image_folder",
+    "make_disjoint",
+    "splits_from",
+]
+
+N_DIGITS = 1797
+"""Images of scikit-learn's digits."""
+
+N_TRAIN = 900
+"""Of these, the images that built-in networks may be trained on."""
+
+_MEAN, _STD = 4.9, 6.0  # of the pixels, 0 to 16; rounded, so that they tell nothing about single images
+
+DIGITS_BACKGROUND = -_MEAN / _STD
+"""What an empty pixel of `digits` becomes."""
+
+
+def digits(
+    *, calibration: int = 256, search: int = 400, test: int = 497, train: int = N_TRAIN, seed: int = 0
+) -> Mapping[str, TensorDataset]:
+    """scikit-learn's 8x8 images of handwritten digits, float32 ``(1, 8, 8)`` of about zero mean and unit variance.
+
+    The first 900 images of a permutation can be trained on and the other 897 measured on, whatever the sizes are: a
+    built-in network trained with the same seed never saw a search or test image.
+
+    Args:
+        calibration: images of the calibration split, taken from those of train.
+        search: images of the search split.
+        test: images of the test split; ``search + test`` is at most 897.
+        train: images of the train split, at most 900.
+        seed: of the permutation.
+
+    Raises:
+        DataError: a size is out of range.
+
+    >>> {name: len(dataset) for name, dataset in digits(search=300).items()}
+    {'calibration': 256, 'search': 300, 'test': 497, 'train': 900}
+    """
+    _check_size("train", train, N_TRAIN, "the images that may be trained on")
+    _check_size("calibration", calibration, train, "the images of train, from which it is taken")
+    _check_size("search", search, N_DIGITS - N_TRAIN, "the images that are not trained on")
+    _check_size("test", test, N_DIGITS - N_TRAIN - search, "the images that train and search leave")
+    from sklearn.datasets import load_digits
+
+    raw = load_digits()
+    images = torch.from_numpy(((raw.images - _MEAN) / _STD).astype(np.float32))[:, None]
+    targets = torch.from_numpy(raw.target.astype(np.int64))
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(N_DIGITS))
+    held_out = order[N_TRAIN:]
+    positions = {
+        "calibration": order[:calibration],
+        "search": held_out[:search],
+        "test": held_out[search : search + test],
+        "train": order[:train],
+    }
+    return {name: TensorDataset(images[part], targets[part]) for name, part in positions.items()}
+
+
+def _check_size(name: str, size: Any, most: int, of_what: str) -> None:
+    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= most:
+        raise DataError(f"{name}: {size!r} is out of range; digits has 1 to {most} images here, {of_what}.")
+
+
+def arrays(
+    path: str | Path,
+    *,
+    calibration: int = 256,
+    search: int | None = None,
+    test: int | None = None,
+    train: int = 0,
+    seed: int = 0,
+    base: str | Path | None = None,
+) -> Mapping[str, TensorDataset]:
+    """Samples of an ``.npz`` file with the arrays ``x`` (inputs) and ``y`` (targets), split at random.
+
+    Floats become float32 and whole numbers int64, so images are stored as floats, normalized as the network wants
+    them, and tokens as whole numbers.
+
+    Args:
+        path: the file. Samples that the network was trained on do not belong in it.
+        calibration: samples of the calibration split.
+        search: samples of the search split; None: half of the rest (all of it if ``test`` is given).
+        test: likewise.
+        train: samples of the train split.
+        seed: of the random split.
+        base: folder that a relative path starts from; None: the working directory.
+
+    Raises:
+        DataError: the file is missing, unreadable or holds something else, or there are too few samples.
+    """
+    file = Path(base or ".") / Path(path).expanduser()
+    stored = _load_npz(file)
+    x, y = (_tensor(file, name, stored[name]) for name in ("x", "y"))
+    if len(x) != len(y):
+        raise DataError(f"{file}: x has {len(x)} samples and y has {len(y)}; they must have the same number.")
+    parts = partition(len(x), calibration=calibration, search=search, test=test, train=train, seed=seed, what=str(file))
+    return {name: TensorDataset(x[part], y[part]) for name, part in parts.items()}
+
+
+def _load_npz(file: Path) -> dict[str, npt.NDArray[Any]]:
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            if not isinstance(stored, np.lib.npyio.NpzFile):
+                raise DataError(f"{file} is no .npz file; write it with numpy.savez(path, x=inputs, y=targets).")
+            missing = [name for name in ("x", "y") if name not in stored.files]
+            if missing:
+                held = ", ".join(stored.files) or "nothing"
+                raise DataError(
+                    f"{file} holds {held}, but no {' and no '.join(missing)}; write it with "
+                    "numpy.savez(path, x=inputs, y=targets)."
+                )
+            return {name: stored[name] for name in ("x", "y")}
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{file} cannot be read: {error}.") from error
+    except ValueError as error:
+        raise DataError(
+            f"{file} cannot be read: {error}. Arrays of objects are not loaded, because such a file could run code: "
+            "stack samples of one shape with numpy.stack before saving them."
+        ) from error
+
+
+def _tensor(file: Path, name: str, array: npt.NDArray[Any]) -> torch.Tensor:
+    if array.ndim == 0:
+        raise DataError(f"{file}: {name} is a single number; its first dimension must count samples.")
+    if array.dtype.kind == "f":
+        return torch.from_numpy(array.astype(np.float32))
+    if array.dtype.kind in "iu":
+        return torch.from_numpy(array.astype(np.int64))
+    if array.dtype.kind == "b":
+        return torch.from_numpy(array)
+    raise DataError(f"{file}: {name} holds {array.dtype}; numbers are needed.")
+
+
+KINDS: Mapping[str, Callable[..., Mapping[str, Any]]] = MappingProxyType(
+    {kind.__name__: kind for kind in (digits, arrays, image_folder)}
+)
+"""The built-in kinds of data by name; keyword arguments are their options."""
