@@ -335,6 +335,8 @@ def _module_of(thing: Any) -> str:
     """The name of the module that a thing is, or that defines it or its class."""
     if isinstance(thing, ModuleType):
         return thing.__name__
+    if isinstance(thing, functools.partial):
+        return _module_of(thing.func)
     own = thing if inspect.isclass(thing) or inspect.isroutine(thing) else type(thing)
     return str(getattr(own, "__module__", None))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -280,6 +281,12 @@ def _quantities(
         ]
     else:
         metrics = quantities("metrics", settings.metrics)
+        # a metric that is an objective too is measured once; two different ones must have two names
+        new = [metric for metric in metrics if metric not in objectives]
+        try:
+            unique_names([*objectives, *new])
+        except ConfigError as error:
+            raise _below(error, ("metrics",)) from error
     known = {quantity.name: quantity for quantity in [*metrics, *objectives]}
     constraints: list[Constraint] = []
     mistakes: list[Mistake] = []
@@ -305,11 +312,11 @@ def _quantity(entry: ObjectiveSettings, source: Any, path: tuple[str, int]) -> Q
 def _constraint(
     text: str, known: Mapping[str, Quantity], candidate: Candidate, base: Path | None
 ) -> Constraint:
-    bound = parse_bound(text)
-    quantity = known.get(bound.name)
+    name = re.split("<=|>=", text)[0].strip()
+    quantity = known.get(name)
     if quantity is None:
-        quantity = probe(as_quantity(plugins.resolve(bound.name, "objectives", base)), candidate)
-    parse_bound(text, {quantity.name: quantity.unit})  # with the unit known, units that do not fit are refused
+        quantity = probe(as_quantity(plugins.resolve(name, "objectives", base)), candidate)
+    bound = parse_bound(text, {quantity.name: quantity.unit})
     return Constraint(quantity, bound.comparison, bound.value)
 
 

@@ -395,7 +395,7 @@ def report(
     }
     splits = problem.network.splits
     meta = {
-        "name": problem.settings.name,
+        "run": problem.settings.name,
         "network": problem.network.name,
         "layers": [
             {
@@ -409,14 +409,16 @@ def report(
         ],
         "space": {
             "genes": problem.space.n_genes,
-            "log10_genomes": problem.space.log10_genomes,
+            "layers": len(problem.space.layers),
+            "edges": f"{problem.space.edges} bits" if problem.space.edges else "float",
         },
+        "log10_genomes": problem.space.log10_genomes,
         "settings": dump(resolved(problem.settings)),
         "versions": versions(),
         "directory": str(directory.path),
         "test_shown": journal.n_test_showings,
         "notes": list(notes),
-        "splits": {name: len(getattr(splits, name)) for name in ("calibration", "search", "test")},
+        "samples": {name: len(getattr(splits, name)) for name in ("calibration", "search", "test")},
         "log_scale": [quantity.name for quantity in problem.objectives if quantity.log_scale],
         "knee": front.knee.id if front.members else None,
     }

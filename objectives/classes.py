@@ -28,12 +28,8 @@ class ClassObjective:
     dim: int | None = None
 
     def __post_init__(self) -> None:
-        if self.dim is not None and (
-            not isinstance(self.dim, int) or isinstance(self.dim, bool) or self.dim == 0
-        ):
-            message = (
-                f"expected the dimension of the classes, e.g. 1 or -1 (0 counts samples), got {self.dim!r}"
-            )
+        if self.dim is not None and (not isinstance(self.dim, int) or isinstance(self.dim, bool) or self.dim == 0):
+            message = f"expected the dimension of the classes, e.g. 1 or -1 (0 counts samples), got {self.dim!r}"
             raise ConfigError([Mistake(("dim",), message)])
 
     def start(self) -> SampleMean:
@@ -53,9 +49,7 @@ class ClassObjective:
         n_dims = outputs.ndim
         dim = self.dim if self.dim is not None else (1 if n_dims == 4 else n_dims - 1)
         if not -n_dims < dim < n_dims or dim == 0:
-            raise ValueError(
-                f"outputs of shape {tuple(outputs.shape)} have no dimension {dim} that counts classes"
-            )
+            raise ValueError(f"outputs of shape {tuple(outputs.shape)} have no dimension {dim} that counts classes")
         if outputs.shape[dim] < 2:
             raise ValueError(
                 f"outputs of shape {tuple(outputs.shape)} have one class in dimension {dim}; for outputs "

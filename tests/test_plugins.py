@@ -5,9 +5,11 @@ import subprocess
 import sys
 import textwrap
 from functools import partial
+from pathlib import Path
 
 import pytest
 
+from evo_mpq import plugins
 from evo_mpq.config import Document, Key, load, locate
 from evo_mpq.errors import ConfigError, DataError, Mistake
 from evo_mpq.plugins import (
@@ -149,7 +151,7 @@ def test_objects_of_the_users_module_reach_a_spawned_process(tmp_path):
     )
     nets = write(tmp_path / "elsewhere", my_nets="class Net:\n    width = 8\n")
     command = [sys.executable, str(tmp_path / "parent.py"), str(nets)]
-    root = importlib.import_module("evo_mpq.config").__file__.rpartition("evo_mpq")[0]
+    root = str(Path(plugins.__file__).parents[1])
     answer = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": root}, timeout=60)
     assert answer.stdout == "8\n", answer.stderr
 
@@ -400,7 +402,7 @@ def test_a_factorys_mistake_is_shown_in_the_yaml(tmp_path):
 def test_source_files_are_the_users_own_modules_and_what_they_import(tmp_path):
     write(tmp_path, my_nets="import json\nimport numpy\nfrom parts import Part\nclass Net:\n    pass\n")
     write(tmp_path, parts="class Part:\n    pass\n", unrelated="")
-    net = resolve("my_nets:Net", "models", tmp_path)()
+    net = partial(resolve("my_nets:Net", "models", tmp_path))
     resolve("unrelated:__name__", "models", tmp_path)
     files = source_files([net, json_dumps_partial(), 3, "text", resolve])
     assert list(files) == [str(tmp_path.resolve() / name) for name in ("my_nets.py", "parts.py")]
@@ -413,7 +415,7 @@ def json_dumps_partial():
 
 
 def test_a_changed_file_has_another_fingerprint_and_an_equal_one_the_same(tmp_path):
-    fingerprints = []
+    fingerprints: list[str] = []
     for number, text in enumerate(
         ["value = 1\ndef f(): ...\n", "value = 2\ndef f(): ...\n", "value = 1\ndef f(): ...\n"]
     ):

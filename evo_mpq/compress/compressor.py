@@ -189,6 +189,11 @@ class Compressor:
         tensors = {name: self.network.tensors[name] for name in kept}
         return CompressedState(policy, weights, choice.activations, choice.affines, self._edge_grids, tensors)
 
+    def live_bytes(self, policy: Policy, inputs: Sequence[torch.Tensor]) -> int:
+        """Bytes of the values that are alive at once while ``policy`` runs on a batch: a lower bound of memory."""
+        with torch.no_grad():
+            return self.program.live_bytes(inputs, self.choice(policy))
+
     def packed_bytes(self, policy: Policy) -> int:
         """Length in bytes of the packed file of ``policy``, known before anything is measured."""
         return self._header_bytes + self.layout.n_bytes(policy, reference=self.is_reference(policy))

@@ -131,6 +131,18 @@ class Program:
         output: torch.Tensor = values[self.output]
         return output
 
+    def live_bytes(self, inputs: Sequence[torch.Tensor], choice: Choice) -> int:
+        """The most bytes of values that are alive between two segments for one batch."""
+        values = self.environment(inputs)
+        most = 0
+        for segment in self.segments:
+            for step in segment.steps:
+                step(values, choice)
+            most = max(most, sum(value.nbytes for value in values if isinstance(value, torch.Tensor)))
+            for slot in segment.dead:
+                values[slot] = None
+        return most
+
     def calibrate(self, inputs: Sequence[torch.Tensor], choice: Choice) -> None:
         """Puts the affine of every use into the choice, computed in one pass over the calibration batch."""
         values = self.environment(inputs)

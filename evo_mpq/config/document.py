@@ -58,11 +58,13 @@ class Override(NamedTuple):
         text: as it was given, ``"search.evaluations=100"``.
         path: of the key.
         value: what the text after ``=`` says as YAML.
+        number: of those before it.
     """
 
     text: str
     path: KeyPath
     value: Any
+    number: int
 
 
 class Located(NamedTuple):
@@ -126,21 +128,15 @@ class Document:
         ({'search': {'evaluations': 100.0}}, Place(line=2, column=16))
         """
         try:
-            root = _compose(text)
-        except yaml.YAMLError as error:
-            problem, mark = _explain(error, text)
-            raise _fatal(text, name, mark, problem) from None
+            root, values, mistakes = _read(text)
+        except _UnreadableError as error:
+            raise _fatal(text, name, error.place, error.message) from None
         if root is None:
             message = "is empty; the least is `model:` and `data:`, and `evo-mpq init` writes a first one"
             raise _fatal(text, name, None, message)
-        if not isinstance(root, yaml.MappingNode):
+        if not isinstance(root, yaml.MappingNode) or not isinstance(values, dict):
             message = "must be a mapping of keys to values, such as `model: {kind: digits_resnet}`"
             raise _fatal(text, name, _place(root), message)
-        cycle = _cycle(root, ())
-        if cycle is not None:
-            raise _fatal(text, name, _place(cycle), "contains itself by an alias")
-        mistakes: list[Located] = []
-        values = _build(root, (), mistakes)
         return cls(name, text, values, tuple(mistakes), _root=root)
 
     def with_overrides(self, texts: Iterable[str]) -> Document:
@@ -150,14 +146,14 @@ class Document:
         ``search.evaluations=100``, ``space.layers."stem.*".weight_bits=[4, 8]``, ``objectives[0]=flips``.
         """
         values, mistakes, overrides = copy.deepcopy(self.values), list(self.mistakes), list(self.overrides)
-        for text in texts:
+        for number, text in enumerate(texts, start=len(overrides)):
             path: KeyPath = ()
             try:
                 path, value = _parse_override(text)
                 _assign(values, path, copy.deepcopy(value))
-                overrides.append(Override(text, path, value))
+                overrides.append(Override(text, path, value, number))
             except ConfigError as error:
-                at = Override(text, path, None)
+                at = Override(text, path, None, number)
                 mistakes += [Located(at, Mistake(path, mistake.message)) for mistake in error.mistakes]
         return replace(self, values=values, mistakes=tuple(mistakes), overrides=tuple(overrides))
 
@@ -191,9 +187,7 @@ class Document:
         return LocatedConfigError([found.mistake for found in located], text)
 
 
-def locate(
-    error: EvoMpqError, document: Document | None, default_path: Sequence[str | int] = ()
-) -> ConfigError:
+def locate(error: EvoMpqError, document: Document | None, default_path: Sequence[str | int] = ()) -> ConfigError:
     """The same mistakes, told with the lines of the document that they are about.
 
     Args:
@@ -227,16 +221,43 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    # PyYAML forgets to quote the line breaks of Unicode.
+    quotes = '"' if _LINE_BREAK.search(text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=quotes)
+
+
+_Dumper.add_representer(str, _represent_text)
+
 for _tag, (_pattern, _first) in _SCALARS.items():
     for _class in (_Loader, _Dumper):
         _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
 
 
-def _compose(text: str) -> yaml.Node | None:
+class _UnreadableError(Exception):
+    """A text that is no YAML, or none that ends."""
+
+    def __init__(self, message: str, place: Place | None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.place = place
+
+
+def _read(text: str) -> tuple[yaml.Node | None, Any, list[Located]]:
+    """The text's nodes, what they say, and what could be read around."""
+    mistakes: list[Located] = []
     try:
-        return yaml.compose(text, Loader=_Loader)
+        root: yaml.Node | None = yaml.compose(text, Loader=_Loader)
+        if root is None:
+            return None, None, []
+        cycle = _cycle(root, ())
+        if cycle is not None:
+            raise _UnreadableError("contains itself by an alias", _place(cycle))
+        return root, _build(root, (), mistakes), mistakes
+    except yaml.YAMLError as error:
+        raise _UnreadableError(*_explain(error, text)) from None
     except RecursionError:
-        raise yaml.YAMLError("is nested too deeply") from None
+        raise _UnreadableError("is nested too deeply", None) from None
 
 
 def _mapping_node() -> yaml.MappingNode:
@@ -315,9 +336,7 @@ def _build(node: yaml.Node, path: KeyPath, mistakes: list[Located]) -> Any:
             message = f"{shown(node.value)} cannot be read as {kind}"
     else:
         tag = kind if kind.startswith("!") else f"!!{kind}"
-        message = (
-            f"the tag {tag} is not read here, only text, numbers, lists and mappings; write the value plainly"
-        )
+        message = f"the tag {tag} is not read here, only text, numbers, lists and mappings; write the value plainly"
     mistakes.append(Located(_place(node), Mistake(path, message)))
     return None
 
@@ -325,9 +344,7 @@ def _build(node: yaml.Node, path: KeyPath, mistakes: list[Located]) -> Any:
 def _build_mapping(node: yaml.MappingNode, path: KeyPath, mistakes: list[Located]) -> dict[str, Any]:
     for key, value in node.value:
         if not isinstance(key, yaml.ScalarNode):
-            mistakes.append(
-                Located(_place(key), Mistake(path, "a key must be text, not a list or a mapping"))
-            )
+            mistakes.append(Located(_place(key), Mistake(path, "a key must be text, not a list or a mapping")))
         elif key.tag.endswith(":merge") and not _merges(value):
             mistakes.append(Located(_place(value), Mistake((*path, "<<"), "only mappings can be merged")))
     values: dict[str, Any] = {}
@@ -352,9 +369,7 @@ def _scalar(kind: str, text: str) -> Any:
     if kind == "null":
         return None
     if kind == "bool":
-        return {"yes": True, "true": True, "on": True, "no": False, "false": False, "off": False}[
-            text.lower()
-        ]
+        return {"yes": True, "true": True, "on": True, "no": False, "false": False, "off": False}[text.lower()]
     if kind == "int":
         return int(text.replace("_", ""), 0)
     if kind == "float":
@@ -387,15 +402,9 @@ def _parse_override(text: str) -> tuple[KeyPath, Any]:
             'space.layers."stem.*".weight_bits'
         )
     try:
-        node = _compose(match[2])
-    except yaml.YAMLError as error:
-        raise ConfigError(f"the value is no YAML: {_explain(error, match[2])[0]}") from None
-    if node is None:
-        return tuple(path), None
-    mistakes: list[Located] = []
-    if _cycle(node, ()) is not None:
-        raise ConfigError("contains itself by an alias")
-    value = _build(node, (), mistakes)
+        _, value, mistakes = _read(match[2])
+    except _UnreadableError as error:
+        raise ConfigError(f"the value is no YAML: {error.message}") from None
     if mistakes:
         raise ConfigError([found.mistake for found in mistakes])
     return tuple(path), value
@@ -429,7 +438,7 @@ def _check_step(here: Any, part: str | int, above: str) -> None:
 def _order(place: Place | Override | None) -> tuple[int, int, int]:
     if isinstance(place, Place):
         return (1, *place)
-    return (0, 0, 0) if place is None else (2, 0, 0)
+    return (0, 0, 0) if place is None else (2, place.number, 0)
 
 
 def _render(found: Located, name: str, text: str) -> str:

@@ -103,9 +103,7 @@ def find_space(name_or_path: str | Path) -> Path:
         raise LocatedConfigError(f"{path}: {where}{near}")
     known = ", ".join(packaged) or "none"
     near = did_you_mean(path.name, [*packaged, *files])
-    raise LocatedConfigError(
-        f"{path}: is neither a YAML file nor a packaged search space; packaged are {known}{near}"
-    )
+    raise LocatedConfigError(f"{path}: is neither a YAML file nor a packaged search space; packaged are {known}{near}")
 
 
 def packaged_spaces() -> dict[str, Path]:

@@ -63,9 +63,7 @@ _BITS = {"enum": list(LEGAL_BITS)}
 Natural: TypeAlias = Annotated[int, Field(ge=0, le=2**32 - 1), BeforeValidator(check.number)]
 Positive: TypeAlias = Annotated[int, Field(ge=1), BeforeValidator(check.number)]
 AtLeastTwo: TypeAlias = Annotated[int, Field(ge=2), BeforeValidator(check.number)]
-Minutes: TypeAlias = Annotated[
-    float, Field(gt=0), AfterValidator(check.finite), BeforeValidator(check.number)
-]
+Minutes: TypeAlias = Annotated[float, Field(gt=0), AfterValidator(check.finite), BeforeValidator(check.number)]
 Path: TypeAlias = Annotated[str, BeforeValidator(check.path_text)]
 Kind: TypeAlias = Annotated[Any, BeforeValidator(check.kind), WithJsonSchema(_TEXT)]
 Function: TypeAlias = Annotated[Any, BeforeValidator(check.function), WithJsonSchema(_TEXT)]
@@ -94,12 +92,8 @@ Clip: TypeAlias = Annotated[
 ]
 Rounding: TypeAlias = Annotated[Literal["gptq", "nearest"], _choice("gptq", "nearest")]
 Edges: TypeAlias = Annotated[Literal[8, "none"], _choice(8, "none")]
-Correction: TypeAlias = Annotated[
-    Literal["none", "bias", "scale_bias"], _choice("none", "bias", "scale_bias")
-]
-Algorithm: TypeAlias = Annotated[
-    Literal["nsga2", "random", "exhaustive"], _choice("nsga2", "random", "exhaustive")
-]
+Correction: TypeAlias = Annotated[Literal["none", "bias", "scale_bias"], _choice("none", "bias", "scale_bias")]
+Algorithm: TypeAlias = Annotated[Literal["nsga2", "random", "exhaustive"], _choice("nsga2", "random", "exhaustive")]
 Direction: TypeAlias = Annotated[Literal["minimize", "maximize"], _choice("minimize", "maximize")]
 RunName: TypeAlias = Annotated[
     str, AfterValidator(check.run_name), WithJsonSchema({"type": "string", "pattern": f"^{check.RUN_NAME}$"})
@@ -115,9 +109,7 @@ Workers: TypeAlias = Annotated[
 Memory: TypeAlias = Annotated[
     str,
     BeforeValidator(check.memory),
-    _any_of(
-        {"type": "string", "pattern": f"^{check.MEMORY}$"}, {"type": "integer", "minimum": check.LEAST_MEMORY}
-    ),
+    _any_of({"type": "string", "pattern": f"^{check.MEMORY}$"}, {"type": "integer", "minimum": check.LEAST_MEMORY}),
 ]
 BoundText: TypeAlias = Annotated[str, AfterValidator(check.bound)]
 
@@ -125,9 +117,7 @@ BoundText: TypeAlias = Annotated[str, AfterValidator(check.bound)]
 class Section(BaseModel):
     """A part of the settings: equal by content, not to be changed, without unknown keys."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, arbitrary_types_allowed=True, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, use_attribute_docstrings=True)
 
     null_is_wrong: ClassVar[frozenset[str]] = frozenset()
     """Keys for which null is a mistake, because it could be taken for their value ``none``."""
@@ -175,9 +165,7 @@ class Component(Section):
         return values if isinstance(values, Mapping | cls) else {"kind": values}
 
     @classmethod
-    def __get_pydantic_json_schema__(
-        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         return {"anyOf": [_TEXT, handler(core_schema)]}
 
 
@@ -382,9 +370,7 @@ class Settings(Section):
     """The data to calibrate, search and test with."""
 
     space: SpaceSettings = Field(
-        default_factory=lambda: SpaceSettings(
-            defaults=LayerRule(weight_bits=(2, 3, 4, 6, 8), activation_bits=(4, 8))
-        )
+        default_factory=lambda: SpaceSettings(defaults=LayerRule(weight_bits=(2, 3, 4, 6, 8), activation_bits=(4, 8)))
     )
     """What may be chosen. Without it every layer has weight_bits [2, 3, 4, 6, 8] and activation_bits [4, 8];
     with it, what it does not name is left untouched."""
@@ -396,8 +382,10 @@ class Settings(Section):
     """Matches each channel's mean (bias), and its spread, too (scale_bias), with the float network's on the
     calibration split, for every candidate; or none."""
 
-    objectives: Annotated[tuple[ObjectiveSettings, ...], Field(min_length=1)] = Field(
-        default_factory=lambda: (ObjectiveSettings(kind="kl_divergence"), ObjectiveSettings(kind="size"))
+    # not by pydantic's min_length, which calls a list empty if its entries are wrong
+    objectives: Annotated[tuple[ObjectiveSettings, ...], AfterValidator(check.not_empty)] = Field(
+        default_factory=lambda: (ObjectiveSettings(kind="kl_divergence"), ObjectiveSettings(kind="size")),
+        json_schema_extra={"minItems": 1},
     )
     """What the front trades off: names, or mappings with options."""
 
@@ -528,8 +516,6 @@ def _in_plain_words(details: ErrorDetails) -> str:
         return f'must be text, got {got}; it is text in quotes: "{got}"'
     if kind in _EXPECTED:
         return f"must be {_EXPECTED[kind].format(**details.get('ctx', {}))}, got {got}"
-    if kind == "too_short":
-        return "must not be empty"
     return f"{details['msg'][:1].lower()}{details['msg'][1:]}, got {got}"
 
 

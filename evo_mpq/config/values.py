@@ -198,6 +198,13 @@ def device(value: Any) -> str:
     raise ValueError(f"must be auto, cpu, or an accelerator such as cuda or cuda:1, got {shown(value)}{hint}")
 
 
+def not_empty(value: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A list with at least one entry."""
+    if not value:
+        raise ValueError("must not be empty; remove the key for the default")
+    return value
+
+
 def bound(value: str) -> str:
     """A text that `parse_bound` can read."""
     parse_bound(value)

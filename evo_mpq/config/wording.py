@@ -11,14 +11,14 @@ _LONGEST = 70
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`` (did you mean …)`` with the known words close to ``word``, or nothing; capitals do not matter.
+    """`` (did you mean …?)`` with the known word closest to ``word``, or nothing; capitals do not matter.
 
     >>> did_you_mean("populaton", ["algorithm", "population"])
     ' (did you mean population?)'
     """
     by_lower = {name.lower(): name for name in known}
-    close = difflib.get_close_matches(word.lower(), list(by_lower), n=2)
-    return f" (did you mean {' or '.join(by_lower[name] for name in close)}?)" if close else ""
+    close = difflib.get_close_matches(word.lower(), list(by_lower), n=1)
+    return f" (did you mean {by_lower[close[0]]}?)" if close else ""
 
 
 def shown(value: Any) -> str:

@@ -31,6 +31,7 @@ from evo_mpq.measure.objectives import Quantity
 from evo_mpq.space.policy import Policy
 
 _PARENT_CHECK_SECONDS = 1.0
+_WARM_UP_SECONDS = 10.0
 _WORTH_PROCESSES_SECONDS = 60.0  # of measuring left; a spawned process needs some ten to import and load
 
 
@@ -173,6 +174,8 @@ class Processes:
 class Automatic:
     """Measures in this process until it is clear that processes would pay for their start.
 
+    The first seconds do not count: quantized weights are made when they are first used.
+
     Args:
         compressor: what candidates are made with.
         quantities: of the run; must pickle.
@@ -194,22 +197,23 @@ class Automatic:
         self._executor: Executor = InProcess(compressor, quantities, memory)
         self._start_processes = partial(Processes, compressor, quantities, memory, workers, threads)
         self._started = workers < 2
-        self._expected = expected
-        self._measured = 0
+        self._left = expected
         self._seconds = 0.0
+        self._seconds_each = 0.0
 
     def measure(
         self, policies: Sequence[Policy], split: str, *, k: int | None = None, keep_samples: bool = False
     ) -> OutputValues:
         """See ``Executor.measure``; the values do not depend on where they are measured."""
-        left = (self._expected - self._measured) * self._seconds / max(1, self._measured)
-        if not self._started and left > _WORTH_PROCESSES_SECONDS:
+        warm = self._seconds > _WARM_UP_SECONDS
+        if not self._started and warm and self._left * self._seconds_each > _WORTH_PROCESSES_SECONDS:
             self._executor, self._started = self._start_processes(), True
         began = time.monotonic()
         result = self._executor.measure(policies, split, k=k, keep_samples=keep_samples)
-        if len(policies) > 1:  # a single candidate shares nothing and would make the rest look too slow
-            self._measured += len(policies)
-            self._seconds += time.monotonic() - began
+        seconds = time.monotonic() - began
+        self._seconds += seconds
+        self._seconds_each = seconds / max(1, len(policies))
+        self._left -= len(policies)
         return result
 
     def close(self) -> None:

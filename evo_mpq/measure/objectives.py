@@ -202,8 +202,7 @@ def sample_values(accumulator: Accumulator, n_samples: int) -> FloatVector | Non
     values = np.asarray(method(), dtype=np.float64)
     if values.shape != (n_samples,):
         raise ValueError(
-            f"values() returned an array of shape {values.shape}; expected one value for each of {n_samples} "
-            "samples"
+            f"values() returned an array of shape {values.shape}; expected one value for each of {n_samples} samples"
         )
     return values
 
@@ -298,7 +297,7 @@ class Quantity:
 
     def inputs(self, split: Split) -> Iterable[tuple[Any, Any]] | None:
         """The objective's own batches for a split (see `OwnInputs`); None: it takes the split's."""
-        own = getattr(self.object, "inputs", None) if self.form == "outputs" else None
+        own = getattr(self.object, "inputs", None)
         return own(split) if callable(own) else None
 
 
@@ -362,9 +361,7 @@ def as_quantity(
     found_name = _name(source) if name is None else name
     mistakes += _name_mistakes(found_name)
     found_unit = _declared_or_given("unit", _says(source, "unit"), unit, found_name, mistakes)
-    found_direction = _declared_or_given(
-        "direction", _declared_direction(source), direction, found_name, mistakes
-    )
+    found_direction = _declared_or_given("direction", _declared_direction(source), direction, found_name, mistakes)
     if found_direction not in _DIRECTIONS:
         mistakes.append(Mistake(("direction",), _direction_message(found_name, found_direction)))
     if mistakes:
@@ -449,11 +446,7 @@ def _recognize(source: Any, options: Mapping[str, Any]) -> tuple[Form, Any]:
     if options and not is_function:
         keys = ", ".join(options)
         raise ConfigError(
-            [
-                Mistake(
-                    (next(iter(options)),), f"{_name(source)} is made already and takes no options ({keys})"
-                )
-            ]
+            [Mistake((next(iter(options)),), f"{_name(source)} is made already and takes no options ({keys})")]
         )
     if _has(source, "start"):
         return "outputs", source
@@ -522,9 +515,7 @@ def _declared_or_given(key: str, declared: Any, given: Any, name: str, mistakes:
     if given is not None and not isinstance(given, str):
         mistakes.append(Mistake((key,), f"expected text, got {given!r}"))
     elif None not in (declared, given) and declared != given:
-        mistakes.append(
-            Mistake((key,), f'the {key} of {name} is "{declared}", not "{given}"; leave {key}: out')
-        )
+        mistakes.append(Mistake((key,), f'the {key} of {name} is "{declared}", not "{given}"; leave {key}: out'))
     return declared if given is None else given
 
 

@@ -1,16 +1,15 @@
-"""The data that candidates are measured on: the built-in kinds, and the door to splits and their checks.
+"""The built-in kinds of data: functions that return the splits of a search.
 
-A kind of data is a function that returns a mapping with the keys calibration, search, test and optionally train,
-each a torch ``Dataset`` or a list of ``(inputs, target)``; `checked_splits` makes them usable.
+Like a user's own, each returns a mapping with the keys calibration, search, test and optionally train, whose values
+are torch ``Dataset`` s; ``evo_mpq.network.split_checks.checked_splits`` makes them usable.
 """
 
 from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -20,33 +19,9 @@ from torch.utils.data import TensorDataset
 
 from evo_mpq.errors import DataError
 from evo_mpq.network.images import image_folder
-from evo_mpq.network.split_checks import (
-    check_alike,
-    check_stable,
-    checked_splits,
-    fingerprint,
-    first_batch_is_stable,
-    make_disjoint,
-)
-from evo_mpq.network.splits import RawBatch, Split, Splits, partition, splits_from
+from evo_mpq.network.splits import partition
 
-__all__ = [
-    "DIGITS_BACKGROUND",
-    "KINDS",
-    "RawBatch",
-    "Split",
-    "Splits",
-    "arrays",
-    "check_alike",
-    "check_stable",
-    "checked_splits",
-    "digits",
-    "fingerprint",
-    "first_batch_is_stable",
-    "image_folder",
-    "make_disjoint",
-    "splits_from",
-]
+__all__ = ["arrays", "digits", "image_folder"]
 
 N_DIGITS = 1797
 """Images of scikit-learn's digits."""
@@ -174,9 +149,3 @@ def _tensor(file: Path, name: str, array: npt.NDArray[Any]) -> torch.Tensor:
     if array.dtype.kind == "b":
         return torch.from_numpy(array)
     raise DataError(f"{file}: {name} holds {array.dtype}; numbers are needed.")
-
-
-KINDS: Mapping[str, Callable[..., Mapping[str, Any]]] = MappingProxyType(
-    {kind.__name__: kind for kind in (digits, arrays, image_folder)}
-)
-"""The built-in kinds of data by name; keyword arguments are their options."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -270,3 +271,9 @@ def count_macs(
                 if counter.get_total_flops():
                     result[node.name] = counter.get_total_flops() // 4
     return result
+
+
+def module_layer_names(module: nn.Module) -> list[str]:
+    """Names that the layers of a module will have, by its modules alone: a guess before it is traced on data."""
+    kinds = (nn.Conv1d, nn.Conv2d, nn.Linear, nn.Embedding)
+    return [name for name, child in module.named_modules() if isinstance(child, kinds)]

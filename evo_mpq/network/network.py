@@ -73,6 +73,13 @@ class Network:
     forward: str | None = None
     output: str | int | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        # torch's own text form of a structure: its objects pickle, too, but warn while they are read
+        return {**self.__dict__, "structure": pytree.treespec_dumps(self.structure)}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.__dict__.update({**state, "structure": pytree.treespec_loads(state["structure"])})
+
     @cached_property
     def calibration_inputs(self) -> list[torch.Tensor]:
         """The whole calibration split as one batch."""

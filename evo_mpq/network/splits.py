@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sysconfig
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -446,8 +447,10 @@ def _plain(value: Any) -> Any:
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*map(_plain, value))
-    if isinstance(value, tuple | list):
-        return type(value)(map(_plain, value))
+    if isinstance(value, tuple):
+        return tuple(map(_plain, value))
+    if isinstance(value, list):
+        return list(map(_plain, value))
     return value
 
 
@@ -457,11 +460,16 @@ def _leaf_names(part: str, value: Any) -> list[str]:
 
 
 def _form_text(form: tuple[Form, Form | None]) -> str:
-    def text(part: Form) -> str:
-        return ", ".join(f"{tuple(shape)} {str(dtype).removeprefix('torch.')}" for shape, dtype in part[1])
+    def text(part: str, form: Form) -> str:
+        structure, leaves = form
+        names = _leaf_names(part, pytree.tree_unflatten(list(range(len(leaves))), structure))
+        return ", ".join(
+            f"{name} {shape} {str(dtype).removeprefix('torch.')}"
+            for name, (shape, dtype) in zip(names, leaves, strict=True)
+        )
 
     inputs, targets = form
-    return f"inputs {text(inputs)} and " + ("no target" if targets is None else f"target {text(targets)}")
+    return f"{text('inputs', inputs)} and " + ("no target" if targets is None else text("target", targets))
 
 
 def _describe(value: Any) -> str:
@@ -479,7 +487,8 @@ def _describe(value: Any) -> str:
 
 
 def _user_frame(error: BaseException) -> str:
-    """Where the user's dataset raised, without frames of installed packages."""
+    """Where the user's dataset raised, without frames of the standard library and of installed packages."""
+    installed = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
     frames = traceback.extract_tb(error.__traceback__)[1:]
-    own = [frame for frame in frames if "site-packages" not in frame.filename]
+    own = [frame for frame in frames if not frame.filename.startswith(installed)]
     return f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""

@@ -337,19 +337,19 @@ class TestTorchmetrics:
         quantity = as_quantity(torchmetrics.Accuracy, options={"task": "multiclass", "num_classes": 3})
         assert quantity.name == "MulticlassAccuracy"
 
-    @pytest.mark.parametrize("metric", [torchmetrics.MeanMetric(), CountSamples()])
-    def test_candidates_do_not_share_a_metric_and_the_template_stays_as_it_is(self, metric):
+    @pytest.mark.parametrize(
+        ("metric", "expected"), [(torchmetrics.MeanMetric(), (1.0, 7.0)), (CountSamples(), (2.0, 1.0))]
+    )
+    def test_candidates_do_not_share_a_metric_and_the_template_stays_as_it_is(self, metric, expected):
         b = batch([[1.0], [1.0]], torch.ones(2, 1))
-        metric.update(b.reference, b.targets)  # tried by the user, before the search
+        metric.update(torch.full((3, 1), 5.0), torch.ones(3, 1))  # tried by the user, before the search
         template = metric.compute()
         quantity = as_quantity(metric, direction="minimize")
         first, second = quantity.start(), quantity.start()
         larger = batch([[7.0]], torch.ones(1, 1))
         second.update(larger.reference, larger)
         first.update(b.reference, b)
-        alone = quantity.start()
-        alone.update(b.reference, b)
-        assert first.compute() == alone.compute() != second.compute()
+        assert (first.compute(), second.compute()) == expected
         assert metric.compute() == template
 
     def test_direction_is_required_where_the_metric_does_not_say(self):
@@ -371,9 +371,7 @@ class TestTorchmetrics:
         accumulator = as_quantity(metric).start()
         b = batch(torch.eye(3), torch.arange(3))
         accumulator.update(b.reference, b)
-        with pytest.raises(
-            ValueError, match=r"MulticlassAccuracy returned an array of shape \(3,\).*averaged"
-        ):
+        with pytest.raises(ValueError, match=r"MulticlassAccuracy returned an array of shape \(3,\).*averaged"):
             accumulator.compute()
 
 
@@ -386,9 +384,7 @@ class TestNumbers:
         assert type(number) is float
         assert number == 2
 
-    @pytest.mark.parametrize(
-        "value", [None, "2", [2.0], {"a": 2}, 2j, torch.ones(2), np.ones((0,)), torch.tensor(2j)]
-    )
+    @pytest.mark.parametrize("value", [None, "2", [2.0], {"a": 2}, 2j, torch.ones(2), np.ones((0,)), torch.tensor(2j)])
     def test_anything_else_is_an_error_that_names_the_objective(self, value):
         with pytest.raises(ValueError, match=r"^energy returned .* one number"):
             as_number(value, "energy")
@@ -428,8 +424,11 @@ class TestProbe:
         watched._compressor.apply = built.append  # type: ignore[method-assign, assignment]
 
         def evaluation(candidate):
-            candidate.module()
-            continued.append(True)
+            try:
+                candidate.module()
+                continued.append(True)
+            except Exception:
+                continued.append(False)  # a second try, perhaps on another device
 
         assert probe(as_quantity(evaluation, direction="minimize"), watched).form == "called"
         assert (built, continued) == ([], [])

@@ -76,9 +76,7 @@ def parts(outputs: Tensor, batch: Batch, sizes: list[int]) -> list[tuple[Tensor,
 
 every_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=list(SHAPES))
 every_objective = pytest.mark.parametrize("objective", [cls() for cls in OF_OUTPUTS], ids=lambda o: o.name)
-every_objective_of_classes = pytest.mark.parametrize(
-    "objective", [cls() for cls in OF_CLASSES], ids=lambda o: o.name
-)
+every_objective_of_classes = pytest.mark.parametrize("objective", [cls() for cls in OF_CLASSES], ids=lambda o: o.name)
 
 
 def modules_of_objectives() -> list[ModuleType]:
@@ -127,9 +125,7 @@ class TestLawsOfOutputs:
     @every_shape
     @given(seed=st.integers(0, 2**32), cuts=st.sets(st.integers(1, 5)), order=st.permutations(range(6)))
     @settings(max_examples=15, deadline=None)
-    def test_neither_order_nor_batches_matter_beyond_rounding_in_float64(
-        self, objective, shape, seed, cuts, order
-    ):
+    def test_neither_order_nor_batches_matter_beyond_rounding_in_float64(self, objective, shape, seed, cuts, order):
         outputs, batch = problem(shape, seed)
         shuffled = Batch(None, batch.targets[order], batch.indices[order], batch.reference[order])
         edges = [0, *sorted(cuts), 6]
@@ -149,8 +145,7 @@ class TestLawsOfOutputs:
         first = measured(objective, outputs, batch)
         assert measured(objective, outputs, batch) == first
         assert all(
-            torch.equal(old, new)
-            for old, new in zip(before, (outputs, batch.reference, batch.targets), strict=True)
+            torch.equal(old, new) for old, new in zip(before, (outputs, batch.reference, batch.targets), strict=True)
         )
 
     @every_objective
@@ -182,14 +177,19 @@ class TestLawsOfOutputs:
             found = measured(type(objective)(dim=dim), outputs.transpose(1, 2).contiguous(), turned)
             assert found == pytest.approx(measured(objective, outputs, batch), rel=1e-13)
 
+    @pytest.mark.parametrize("cls", [KLDivergence, Flips])
+    def test_objectives_with_the_classes_in_different_dimensions_share_a_batch(self, cls):
+        outputs, batch = problem((6, 5, 5))
+        for dim in (1, 2):
+            alone = Batch(None, None, batch.indices, batch.reference)
+            assert measured(cls(dim=dim), outputs, batch) == measured(cls(dim=dim), outputs, alone)
+
     @every_objective_of_classes
     @given(seed=st.integers(0, 2**32), order=st.permutations(range(5)))
     @settings(max_examples=15, deadline=None)
     def test_the_numbering_of_the_classes_does_not_matter(self, objective, seed, order):
         outputs, batch = problem(SHAPES["classes"], seed)
-        renamed = Batch(
-            None, torch.tensor(order).argsort()[batch.targets], batch.indices, batch.reference[:, order]
-        )
+        renamed = Batch(None, torch.tensor(order).argsort()[batch.targets], batch.indices, batch.reference[:, order])
         assert measured(objective, outputs[:, order], renamed) == pytest.approx(
             measured(objective, outputs, batch), rel=1e-12
         )

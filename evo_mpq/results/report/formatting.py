@@ -40,13 +40,14 @@ def format_interval(value: float | None, low: float | None, high: float | None, 
 
     >>> format_interval(0.972, 0.9574, 0.9866, "")
     '0.972 [0.9574, 0.9866]'
-    >>> format_interval(0.972, None, None, "")
-    '0.972'
+    >>> format_interval(0.00123, 0.001, 0.00146, "nats")
+    '0.00123 [0.001, 0.00146] nats'
     """
-    text = format_value(value, unit)
     if value is None or low is None or high is None:
-        return text
-    return f"{text} [{format_value(low, unit)}, {format_value(high, unit)}]"
+        return format_value(value, unit)
+    if unit in _BYTES | _COUNTED:  # their prefix differs from number to number
+        return f"{format_value(value, unit)} [{format_value(low, unit)}, {format_value(high, unit)}]"
+    return f"{_digits(value)} [{_digits(low)}, {_digits(high)}] {unit}"
 
 
 def format_ratio(ratio: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -30,11 +30,13 @@ class Figure:
 
     Attributes:
         value: to read.
+        unit: of the value, empty where it says everything.
         label: what it is.
         detail: what it is compared with.
     """
 
     value: str
+    unit: str
     label: str
     detail: str
 
@@ -84,7 +86,7 @@ def gain(objective: Document, value: float | None, reference: float | None) -> s
     """
     if objective["direction"] != "minimize" or value is None or reference is None or not 0 < value < reference:
         return None
-    word = "smaller" if objective["name"] == "size" else f"less {_label(objective)}"
+    word = "smaller" if objective["name"] == "size" else f"lower {_label(objective)}"
     return f"{format_ratio(reference / value)} {word}"
 
 
@@ -172,6 +174,26 @@ def emptiness(front: Document, candidates: Document) -> str:
     )
 
 
+def verdict_sentence(front: Document) -> str:
+    """What became of the seeds, counted."""
+    seeds = front["seeds"]
+    if not seeds:
+        return "No recipe was measured beside the search."
+    feasible = sum(bool(seed["feasible"]) for seed in seeds)
+    text = f"{format_count(len(seeds))} recipes were measured beside the search"
+    if feasible < len(seeds):
+        text += f", {format_count(feasible)} of them within the constraints"
+    verdicts = [seed["verdict"] for seed in seeds if seed["verdict"] is not None]
+    if not verdicts:
+        return f"{text}. Whether the front beats them on the test split is shown when the run has finished."
+    parts = [
+        f"{verdicts.count(key)} {words}"
+        for key, words in (("dominated", "dominated"), ("tied", "tied"), ("not", "not beaten"))
+        if key in verdicts
+    ]
+    return f"{text}. On the test split: {', '.join(parts)}."
+
+
 def _label(objective: Document) -> str:
     return f"{objective['name']} (modelled)" if objective.get("kind") == "modelled" else str(objective["name"])
 
@@ -184,13 +206,14 @@ def _objective_figure(front: Document, member: Document, objective: Document) ->
     if text is not None:
         factor, word = text.split(" ", 1)
         detail = f"{format_value(value, unit)} of {format_value(reference, unit)}"
-        return Figure(factor, f"{word} at the knee", detail)
+        return Figure(factor, "", f"{word} at the knee", detail)
     test = member["test"].get(name, {})
     if number(test.get("value")) is not None:
         detail = f"test {format_interval(test['value'], test['low'], test['high'], unit)}"
     else:
         detail = f"uncompressed {format_value(reference, unit)}"
-    return Figure(format_value(value, unit), f"{_label(objective)} at the knee", detail)
+    text, _, unit = format_value(value, unit).partition(" ")
+    return Figure(text, unit, f"{_label(objective)} at the knee", detail)
 
 
 def _metric_figures(front: Document, member: Document) -> list[Figure]:
@@ -204,6 +227,7 @@ def _metric_figures(front: Document, member: Document) -> list[Figure]:
         shown.append(
             Figure(
                 format_value(entry["value"], ""),
+                "",
                 f"{name} at the knee, test",
                 f"uncompressed {format_value(number(reference.get('value')), '')}",
             )
@@ -218,6 +242,7 @@ def _count_figure(front: Document, meta: Document) -> Figure:
         log10 = sum(math.log10(len(gene["values"])) for gene in front["genes"])
     return Figure(
         format_count(members),
+        "",
         "point on the front" if members == 1 else "points on the front",
         f"{format_count(front['measurements'])} measured of {format_power(log10)} possible",
     )
@@ -225,8 +250,10 @@ def _count_figure(front: Document, meta: Document) -> Figure:
 
 def _cost_figure(front: Document) -> Figure:
     cost = front["cost"]
+    seconds, _, unit = format_seconds(cost["cpu_seconds"]).partition(" ")
     return Figure(
-        format_seconds(cost["cpu_seconds"]),
+        seconds,
+        unit,
         "of CPU time",
         f"{format_count(cost['sample_forwards'])} sample-forwards",
     )
@@ -235,8 +262,3 @@ def _cost_figure(front: Document) -> Figure:
 def _measured(front: Document) -> str:
     n = front["measurements"]
     return "1 candidate was measured" if n == 1 else f"{format_count(n)} candidates were measured"
-
-
-def sample_counts(samples: Mapping[str, int]) -> Sequence[tuple[str, str]]:
-    """Name and number of samples of each split."""
-    return [(name, format_count(count)) for name, count in samples.items()]

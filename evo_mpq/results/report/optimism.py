@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from evo_mpq.results.report.formatting import format_count, format_value
-from evo_mpq.results.report.points import Axis, Column, Marks, Points
+from evo_mpq.results.report.formatting import format_value
+from evo_mpq.results.report.points import Axis, Points
 from evo_mpq.typing import FloatVector
 
 
@@ -77,26 +77,6 @@ def rank_agreement(first: FloatVector, second: FloatVector) -> float | None:
     return float(signs[0] @ signs[1] / np.sqrt(untied[0] * untied[1]))
 
 
-def verdict_sentence(front: Mapping[str, Any], marks: Marks) -> str:
-    """What became of the seeds, counted."""
-    seeds = front["seeds"]
-    if not seeds:
-        return "No recipe was measured beside the search."
-    feasible = sum(bool(seed["feasible"]) for seed in seeds)
-    text = f"{format_count(len(seeds))} recipes were measured beside the search"
-    if feasible < len(seeds):
-        text += f", {format_count(feasible)} of them within the constraints"
-    verdicts = [seed["verdict"] for seed in seeds if seed["verdict"] is not None]
-    if not verdicts:
-        return f"{text}. Whether the front beats them on the test split is shown when the run has finished."
-    parts = [
-        f"{verdicts.count(key)} {words}"
-        for key, words in (("dominated", "dominated"), ("tied", "tied"), ("not", "not beaten"))
-        if key in verdicts
-    ]
-    return f"{text}. On the test split: {', '.join(parts)}."
-
-
 def _optimism(search: Axis, test: Axis, members: Points) -> Optimism | None:
     pairs = [
         (a, b, low, high)
@@ -151,8 +131,3 @@ def _sentence(
     if agreement is not None:
         text += f" Both splits order the members alike with Kendall’s τ = {agreement:.2f}."
     return text
-
-
-def finite(column: Column) -> list[float]:
-    """The values of a column that there are."""
-    return [value for value in column if value is not None]

@@ -79,12 +79,14 @@ class Cloud:
 
     Attributes:
         values: per axis of the search split and of the order, one number a candidate.
+        texts: the same to read.
         feasible: whether each meets the constraints.
         member: position of the member that dominates each and is best in the leading objective, or None.
         measured: how many there are; only the ``values`` of some are kept where these are many.
     """
 
     values: dict[str, Column]
+    texts: dict[str, list[str]]
     feasible: list[bool]
     member: list[int | None]
     measured: int
@@ -212,15 +214,17 @@ def cloud(front: Mapping[str, Any], candidates: Mapping[str, Any], axes: Sequenc
     small cell of each pair of objectives, which looks the same, and of those a random choice.
     """
     on_front = {tuple(member["genome"]) for member in front["members"]}
-    names = [axis.name for axis in axes if axis.split == "search" and axis.name in candidates["search"]]
+    shown = [axis for axis in axes if axis.split == "search" and axis.name in candidates["search"]]
+    names = [axis.name for axis in shown]
     table = _matrix([candidates["search"][name] for name in names], len(candidates["genomes"]))
     beside = np.array([tuple(genome) not in on_front for genome in candidates["genomes"]], dtype=bool)
     rows = np.flatnonzero(beside & np.isfinite(table).any(axis=1))
-    drawn = rows[_thinned(table[rows], [axis for axis in axes if axis.name in names])]
+    drawn = rows[_thinned(table[rows], shown)]
     values = {
-        f"search:{name}": [number(value) for value in table[drawn, column].tolist()]
-        for column, name in enumerate(names)
+        axis.key: [number(value) for value in table[drawn, column].tolist()]
+        for column, axis in enumerate(shown)
     }
+    texts = {axis.key: [format_value(value, axis.unit) for value in values[axis.key]] for axis in shown}
     feasible = [bool(candidates["feasible"][row]) for row in drawn]
     objectives = [name for name in (o["name"] for o in front["objectives"]) if name in names]
     networks = [dict(zip(names, table[row].tolist(), strict=True)) for row in drawn]
@@ -231,6 +235,7 @@ def cloud(front: Mapping[str, Any], candidates: Mapping[str, Any], axes: Sequenc
     )
     return Cloud(
         {**values, "order": [float(row + 1) for row in drawn]},
+        {**texts, "order": [format_count(row + 1) for row in drawn]},
         feasible,
         [found if ok else None for found, ok in zip(member, feasible, strict=True)],
         len(rows),

@@ -1,0 +1,23 @@
+"""Evolutionary search of the measured Pareto front of compressed neural networks.
+
+    import evo_mpq
+    run = evo_mpq.search(model, calibration=..., search=..., test=..., evaluations=400)
+    run.export(run.pick("size<=40kB"), out="small.safetensors")
+    module = evo_mpq.load("small.safetensors", model)
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from evo_mpq.api import Run, load, search
+
+__all__ = ["Run", "load", "search"]
+
+
+def __getattr__(name: str) -> Any:
+    """The public functions, imported with everything that they need when they are first asked for."""
+    if name in __all__:
+        from evo_mpq import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'evo_mpq' has no attribute {name!r}; it has {', '.join(__all__)}")

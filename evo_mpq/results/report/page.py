@@ -1,0 +1,165 @@
+"""The report: one HTML file that works without a network and without a server."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import html
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import lru_cache
+from importlib.resources import files
+from string import Template
+from typing import Any
+
+from evo_mpq.results.report.bits import bits_tables, layer_rows, row_axis
+from evo_mpq.results.report.formatting import format_count
+from evo_mpq.results.report.headline import (
+    cost_sentence,
+    emptiness,
+    failure_lines,
+    figures,
+    gains,
+    knee_position,
+    statuses,
+    verdict_sentence,
+)
+from evo_mpq.results.report.hypervolume import hypervolume_curve
+from evo_mpq.results.report.optimism import optimism
+from evo_mpq.results.report.parallel import parallel_axes
+from evo_mpq.results.report.points import (
+    best_so_far,
+    cloud,
+    first_measured,
+    marks,
+    plot_axes,
+    points,
+    projected_fronts,
+    starting_axes,
+)
+from evo_mpq.results.report.spreadsheet import members_csv
+
+
+def write_report(front: Mapping[str, Any], candidates: Mapping[str, Any], meta: Mapping[str, Any]) -> str:
+    """The text of ``report.html``.
+
+    All numbers are in the file, and so is plotly.js, compressed (about 2 MB together). The same arguments give
+    the same text.
+
+    Args:
+        front: the document of ``front.json``.
+        candidates: everything that was measured on the whole search split, in order: ``genomes``, ``search``
+            (objective name to values, None where there is none), ``feasible``, and ``failures`` (pairs of
+            genome and message).
+        meta: what else is told about the run, see `report_data`.
+    """
+    data = report_data(front, candidates, meta)
+    folder = files("evo_mpq.results.report")
+    return Template((folder / "report.html").read_text(encoding="utf-8")).substitute(
+        title=html.escape(f"{data['run']}: the measured front"),
+        style=(folder / "report.css").read_text(encoding="utf-8"),
+        data=script_json(data),
+        plotly=_compressed_plotly(),
+        script=(folder / "report.js").read_text(encoding="utf-8"),
+    )
+
+
+def report_data(
+    front: Mapping[str, Any], candidates: Mapping[str, Any], meta: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Everything that the page draws and writes, as one JSON document without NaN.
+
+    Args:
+        front: as for `write_report`.
+        candidates: as for `write_report`.
+        meta: ``run`` (name), ``network`` (name), ``layers`` (each ``name, kind, shape, n_parameters, macs``, in
+            the order of the network) and ``directory`` (of the run, as its user writes it) are required.
+            Optional: ``knee`` (id of a member), ``space`` (text to value, a summary), ``log10_genomes``,
+            ``settings`` (text), ``versions`` (name to version), ``samples`` (split to number of samples),
+            ``test_shown`` (to how many networks), ``notes`` (texts), ``log_scale`` (names of objectives).
+    """
+    axes = plot_axes(front, candidates, meta.get("log_scale", ()))
+    order = first_measured(candidates)
+    members = points(front["members"], axes, order)
+    layers = layer_rows(meta["layers"])
+    across, up, color = starting_axes(front)
+    return {
+        "run": str(meta["run"]),
+        "network": str(meta["network"]),
+        "statuses": [asdict(status) for status in statuses(front, meta)],
+        "figures": [asdict(figure) for figure in figures(front, meta)],
+        "emptiness": emptiness(front, candidates),
+        "cost": cost_sentence(front, meta),
+        "objectives": [f"search:{objective['name']}" for objective in front["objectives"]],
+        "axes": [asdict(axis) for axis in axes],
+        "start": {"across": across, "up": up, "color": color},
+        "members": {
+            "ids": [member["id"] for member in front["members"]],
+            "commands": [export_command(meta, member["id"]) for member in front["members"]],
+            "gains": [gains(front, member) for member in front["members"]],
+            "architecture": [_architecture(member) for member in front["members"]],
+            **asdict(members),
+        },
+        "knee": knee_position(front, meta),
+        "cloud": asdict(cloud(front, candidates, axes)),
+        "marks": asdict(marks(front, axes, order)),
+        "fronts": projected_fronts(front),
+        "best": best_so_far(front, candidates),
+        "parallel": [asdict(axis) for axis in parallel_axes(axes, members)],
+        "layers": [asdict(layer) for layer in layers],
+        "bits": [asdict(table) for table in bits_tables(front, [layer.name for layer in layers])],
+        "row_axis": row_axis(front),
+        "hypervolume": asdict(hypervolume_curve(front)),
+        "optimism": [asdict(entry) for entry in optimism(front["objectives"], axes, members)],
+        "verdicts": [seed["verdict"] for seed in front["seeds"]],
+        "verdict_sentence": verdict_sentence(front),
+        "csv": members_csv(front, axes, members),
+        "csv_name": f"{meta['run']}-front.csv",
+        "about": {
+            "space": [(str(key), str(value)) for key, value in meta.get("space", {}).items()],
+            "samples": [(key, format_count(count)) for key, count in meta.get("samples", {}).items()],
+            "versions": [(str(key), str(value)) for key, value in meta.get("versions", {}).items()],
+            "notes": [str(note) for note in meta.get("notes", ())],
+            "failures": failure_lines(candidates),
+            "failed": format_count(len(candidates["failures"])),
+            "settings": str(meta.get("settings", "")),
+        },
+    }
+
+
+def export_command(meta: Mapping[str, Any], member: str) -> str:
+    """What a user types to get the file of a member.
+
+    >>> export_command({"run": "mine", "directory": "my runs/mine"}, "1a2b3c4d")
+    "evo-mpq export 'my runs/mine' --pick 1a2b3c4d --format safetensors --out mine-1a2b3c4d.safetensors"
+    """
+    out = f"{meta['run']}-{member}.safetensors"
+    words = ["evo-mpq", "export", str(meta["directory"]), "--pick", member, "--format", "safetensors", "--out", out]
+    return shlex.join(words)
+
+
+def script_json(data: Mapping[str, Any]) -> str:
+    """JSON that can stand inside a script element, whatever its texts hold.
+
+    >>> print(script_json({"name": "</script><!--"}))
+    {"name":"\\u003c/script\\u003e\\u003c!--"}
+    """
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    # "<" ends or reopens scripts, U+2028 and U+2029 end lines of JavaScript; inside JSON all stand in strings only
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+@lru_cache(maxsize=1)
+def _compressed_plotly() -> str:
+    from plotly.offline import get_plotlyjs
+
+    # without the time, so that the same report has the same bytes
+    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), compresslevel=9, mtime=0)).decode()
+
+
+def _architecture(member: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(str(key), str(value)) for key, value in member["policy"].get("architecture", {}).items()]

@@ -1,0 +1,941 @@
+// Draws the report. Every number, text and order of things was prepared in Python; this file places them.
+// Names come from users: they enter the page as text nodes and attributes, and plotly's labels through plain().
+(async () => {
+"use strict";
+
+const data = JSON.parse(document.getElementById("data").textContent);
+const { members, marks, cloud } = data;
+const axes = new Map(data.axes.map((axis) => [axis.key, axis]));
+const count = members.ids.length;
+const root = document.documentElement;
+const byId = (id) => document.getElementById(id);
+const narrow = () => root.clientWidth < 720;
+const VIRIDIS = ["#440154", "#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b", "#fde725"];
+const UNTOUCHED = 32;
+const state = {
+  selected: null,
+  across: data.start.across,
+  up: data.start.up,
+  color: data.start.color,
+  log: new Map(data.axes.map((axis) => [axis.key, axis.log])),
+  table: data.bits.length ? data.bits[0].key : null,
+  compared: 0,
+  optimism: 0,
+  ranges: new Map(), // axis of the parallel coordinates -> [lower, upper] height that is kept
+  sorted: { key: null, descending: false },
+};
+
+// ---------------------------------------------------------------- elements and colors
+
+function el(tag, attributes = {}, ...children) {
+  const node = tag.startsWith("svg:")
+    ? document.createElementNS("http://www.w3.org/2000/svg", tag.slice(4))
+    : document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (typeof value === "function") node.addEventListener(name, value);
+    else if (value !== null && value !== undefined && value !== false) node.setAttribute(name, value === true ? "" : value);
+  }
+  node.append(...children);
+  return node;
+}
+
+function fill(id, ...children) {
+  byId(id).replaceChildren(...children);
+}
+
+function ink(name) {
+  return getComputedStyle(root).getPropertyValue(`--${name}`).trim();
+}
+
+function viridis(t) {
+  const place = Math.min(Math.max(t, 0), 1) * (VIRIDIS.length - 1);
+  const left = Math.min(Math.floor(place), VIRIDIS.length - 2);
+  const part = (color, at) => parseInt(color.slice(1 + 2 * at, 3 + 2 * at), 16);
+  const mixed = [0, 1, 2].map((at) =>
+    Math.round(part(VIRIDIS[left], at) + (place - left) * (part(VIRIDIS[left + 1], at) - part(VIRIDIS[left], at))));
+  return `rgb(${mixed.join(",")})`;
+}
+
+// two bits are the darkest and eight the brightest in every report, so that reports can be compared
+const bitColor = (bits) => (bits >= UNTOUCHED ? ink("untouched") : viridis(0.08 + (0.87 * (bits - 2)) / 6));
+const bitInk = (bits) => (bits >= UNTOUCHED ? ink("ink") : bits <= 5 ? "#ffffff" : "#18212c");
+const bitText = (bits) => (bits >= UNTOUCHED ? "float" : String(bits));
+
+function bitChip(bits) {
+  return el("span", { class: "bit", style: `background:${bitColor(bits)};color:${bitInk(bits)}` }, bitText(bits));
+}
+
+/** Text that plotly shows as it is: it would take tags for formatting, and draw entities. */
+function plain(text) {
+  return String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+}
+
+const titled = (axis) => plain(axis.unit ? `${axis.label} (${axis.unit})` : axis.label);
+const isLog = (axis) => axis.floor !== null && state.log.get(axis.key);
+const drawn = (axis, values) => (isLog(axis) ? values.map((v) => (v === null ? null : Math.max(v, axis.floor))) : values);
+const inside = (i) =>
+  data.parallel.every((axis) => {
+    const range = state.ranges.get(axis.key);
+    const height = axis.heights[i];
+    return !range || (height !== null && height >= range[0] && height <= range[1]);
+  });
+
+function picker(label, options, value, change) {
+  const select = el("select", { change: () => change(select.value) },
+    ...options.map(([key, text]) => el("option", { value: key, selected: key === value }, text)));
+  return el("label", {}, label, select);
+}
+
+// ---------------------------------------------------------------- the page around the plots
+
+function head() {
+  byId("run").textContent = data.run;
+  byId("network").textContent = `The measured front of ${data.network}`;
+  fill("badges", ...data.statuses.map((s) => el("li", { class: `badge ${s.kind}` }, s.title)));
+  fill("banners", ...data.statuses.filter((s) => s.text).map((s) =>
+    el("p", { class: "banner" }, el("strong", {}, `${s.title}. `), s.text)));
+  fill("figures", ...data.figures.map((figure) =>
+    el("div", { class: "figure" },
+      el("dt", {}, figure.label),
+      el("dd", { class: "value" }, figure.value, ...(figure.unit ? [el("small", {}, figure.unit)] : [])),
+      el("dd", { class: "detail" }, figure.detail))));
+}
+
+function facts(pairs) {
+  return el("dl", { class: "facts" }, ...pairs.flatMap(([name, text]) => [el("dt", {}, name), el("dd", {}, text)]));
+}
+
+function about() {
+  const { space, samples, versions, notes, failures, failed, settings } = data.about;
+  byId("cost").textContent = data.cost;
+  const blocks = [["What was searched", space], ["Samples", samples], ["Versions", versions]]
+    .filter(([, pairs]) => pairs.length)
+    .map(([title, pairs]) => el("div", {}, el("h3", {}, title), facts(pairs)));
+  const list = (title, texts) =>
+    texts.length ? [el("h3", {}, title), el("ul", {}, ...texts.map((text) => el("li", {}, text)))] : [];
+  fill("about",
+    el("div", { class: "columns" }, ...blocks),
+    ...list("Notes", notes),
+    ...list(`Failed candidates (${failed})`, failures),
+    ...(settings ? [el("details", {}, el("summary", {}, "Settings of the run"), el("pre", {}, settings))] : []));
+}
+
+function seeds() {
+  const shown = data.axes.filter((axis) => axis.split !== "order");
+  byId("seeds-caption").textContent = data.verdict_sentence;
+  const explained = {
+    dominated: ["dominated", "The front’s member is better on the test split, too."],
+    tied: ["tied", "The paired 95 % interval of the difference on the test split covers zero."],
+    not: ["not beaten", "On the test split the recipe is better than the member that beats it on the search split."],
+  };
+  const rows = marks.names.map((name, i) => {
+    const verdict = marks.reference[i] ? null : data.verdicts[i - 1];
+    let told = el("span", { class: "missing" }, "–");
+    if (verdict) told = el("span", { class: `badge ${verdict}`, title: explained[verdict][1] }, explained[verdict][0]);
+    else if (marks.reference[i]) told = el("span", { class: "badge plain" }, "reference");
+    else if (!marks.feasible[i]) told = el("span", { class: "badge warning", title: "It failed, or breaks a constraint." }, "infeasible");
+    return el("tr", {},
+      el("th", { scope: "row" }, name),
+      ...shown.map((axis) => cell(marks.points.texts[axis.key][i])),
+      el("td", { class: "words" }, told));
+  });
+  fill("seeds", el("table", {},
+    el("thead", {}, el("tr", {},
+      el("th", { scope: "col" }, "Recipe"),
+      ...shown.map((axis) => el("th", { scope: "col" }, axis.label)),
+      el("th", { scope: "col", class: "words" }, "On the test split"))),
+    el("tbody", {}, ...rows)));
+  if (data.verdicts.some((verdict) => verdict)) {
+    byId("seeds-note").textContent =
+      "Every recipe is compared with the member that is at least as good in all objectives on the search split. " +
+      "Dominated: the member is better on the test split, too. Tied: the paired 95 % interval covers zero. " +
+      "Not beaten: the recipe is better on the test split.";
+  }
+}
+
+function cell(text) {
+  return text === "–" || text === "not shown yet" ? el("td", { class: "missing" }, text) : el("td", {}, text);
+}
+
+// ---------------------------------------------------------------- the table of members
+
+function memberTable() {
+  if (!count) return fill("members", el("p", { class: "empty" }, data.emptiness));
+  const shown = data.axes.filter((axis) => axis.split !== "order");
+  const rows = new Map();
+  const body = el("tbody");
+  for (let i = 0; i < count; i += 1) {
+    const id = members.ids[i];
+    rows.set(i, el("tr", { "data-id": id, click: () => select(i) },
+      el("th", { scope: "row" }, el("a", { href: `#${id}` }, id), i === data.knee ? " ★" : ""),
+      ...shown.map((axis) => cell(members.texts[axis.key][i]))));
+  }
+  const order = () => {
+    const places = [...rows.keys()];
+    const { key, descending } = state.sorted;
+    const values = key === "id" ? members.ids : members.values[key];
+    if (key) {
+      places.sort((a, b) => {
+        if (values[a] === null || values[b] === null) return (values[a] === null) - (values[b] === null);
+        return (values[a] < values[b] ? -1 : values[a] > values[b] ? 1 : 0) * (descending ? -1 : 1);
+      });
+    }
+    body.replaceChildren(...places.map((i) => rows.get(i)));
+  };
+  const columns = [["id", "id"], ...shown.map((axis) => [axis.key, axis.label])].map(([key, label]) => {
+    const header = el("th", { scope: "col", "aria-sort": "none" }, el("button", {
+      type: "button",
+      click: () => {
+        state.sorted = { key, descending: state.sorted.key === key && !state.sorted.descending };
+        for (const other of columns) other.setAttribute("aria-sort", "none");
+        header.setAttribute("aria-sort", state.sorted.descending ? "descending" : "ascending");
+        order();
+      },
+    }, label));
+    return header;
+  });
+  order();
+  fill("members", el("table", {}, el("thead", {}, el("tr", {}, ...columns)), body));
+  const test = shown.some((axis) => axis.split === "test");
+  byId("members-caption").textContent =
+    "Click a heading to sort, a row to select." +
+    (test ? " Values on the test split stand with their 95 % intervals." : " Values on the test split are not shown yet.") +
+    (data.knee === null ? "" : " ★ marks the knee.");
+}
+
+function download() {
+  const link = el("a", { href: URL.createObjectURL(new Blob([data.csv], { type: "text/csv" })), download: data.csv_name });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+}
+
+// ---------------------------------------------------------------- the selected member
+
+function selection() {
+  const i = state.selected;
+  if (i === null) {
+    fill("selection", el("h2", { id: "selection-title" }, "No member"), el("p", { class: "empty" }, data.emptiness));
+    return;
+  }
+  const id = members.ids[i];
+  const place = walk().indexOf(i);
+  const step = (by, label, sign) => el("button", {
+    type: "button", "aria-label": label, title: label, disabled: !(place + by in walk()), click: () => move(by),
+  }, sign);
+  const tables = data.bits;
+  const gains = members.gains[i];
+  fill("selection",
+    el("div", { class: "head" },
+      el("h2", { id: "selection-title" }, id),
+      el("span", { class: "walk" }, step(-1, "previous member", "←"), step(1, "next member", "→"))),
+    el("p", { class: "where" },
+      `${i + 1} of ${count} on the front`,
+      ...(i === data.knee ? [el("span", { class: "badge knee" }, "★ knee")] : []),
+      ...(data.knee !== null && i !== data.knee ? [el("a", { href: `#${members.ids[data.knee]}` }, "go to the knee")] : [])),
+    ...(gains.length ? [el("ul", { class: "gains", "aria-label": "Against the uncompressed network" }, ...gains.map((text) => el("li", {}, text)))] : []),
+    comparison(i),
+    el("h3", {}, "Export"),
+    el("div", { class: "command" }, el("code", { id: "command" }, members.commands[i]), el("button", { type: "button", id: "copy", click: copy }, "Copy")),
+    el("h3", {}, "Policy"),
+    ...(members.architecture[i].length ? [facts(members.architecture[i])] : []),
+    el("div", { class: "policy", tabindex: "0", role: "region", "aria-label": `Policy of ${id}` },
+      el("table", {},
+        el("thead", {}, el("tr", {},
+          el("th", { scope: "col" }, "layer"), el("th", { scope: "col" }, "parameters"),
+          ...tables.map((table) => el("th", { scope: "col", title: table.label, "aria-label": table.label }, table.key[0].toUpperCase())))),
+        el("tbody", {}, ...data.layers.map((layer, at) => el("tr", {},
+          el("th", { scope: "row", title: `${layer.name}: ${layer.kind} ${layer.shape}, ${layer.macs} MACs` }, layer.label),
+          el("td", { class: "share", style: `--share:${(100 * layer.share).toFixed(2)}%` }, layer.parameters),
+          ...tables.map((table) => el("td", {}, bitChip(table.rows[i][at])))))))));
+}
+
+function comparison(i) {
+  const names = new Map();
+  for (const axis of data.axes) {
+    if (axis.split === "order") continue;
+    if (!names.has(axis.name)) names.set(axis.name, {});
+    names.get(axis.name)[axis.split] = axis.key;
+  }
+  const rows = [...names].map(([name, keys]) => {
+    const label = axes.get(keys.search ?? keys.test).label.replace(/, test$/, "");
+    const both = (texts, at) => [
+      ...(keys.search ? [texts[keys.search][at]] : []),
+      ...(keys.test ? [el("small", {}, `test ${texts[keys.test][at]}`)] : []),
+    ];
+    return el("tr", {}, el("th", { scope: "row" }, label),
+      el("td", {}, ...both(members.texts, i)),
+      el("td", {}, ...both(marks.points.texts, state.compared)));
+  });
+  const against = el("select", {
+    "aria-label": "Compare with",
+    change: () => { state.compared = Number(against.value); selection(); byId("compared").focus(); },
+    id: "compared",
+  }, ...marks.names.map((name, at) => el("option", { value: at, selected: at === state.compared }, name)));
+  return el("table", { class: "compared" },
+    el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "search split"), el("th", { scope: "col" }, "this member"), el("th", { scope: "col" }, against))),
+    el("tbody", {}, ...rows));
+}
+
+async function copy() {
+  const text = byId("command").textContent;
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    // a page without clipboard access (an iframe, an old browser) still has the selection
+    const range = document.createRange();
+    range.selectNodeContents(byId("command"));
+    getSelection().removeAllRanges();
+    getSelection().addRange(range);
+    document.execCommand("copy");
+  }
+  const button = byId("copy");
+  button.textContent = "Copied";
+  setTimeout(() => { button.textContent = "Copy"; }, 1400);
+}
+
+// ---------------------------------------------------------------- plots
+
+const config = { responsive: true, displaylogo: false, displayModeBar: "hover", modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d", "zoomIn2d", "zoomOut2d"] };
+
+function layout(changes = {}) {
+  return {
+    paper_bgcolor: "rgba(0,0,0,0)",
+    plot_bgcolor: "rgba(0,0,0,0)",
+    font: { family: getComputedStyle(document.body).fontFamily, size: 12.5, color: ink("muted") },
+    margin: { l: 68, r: 16, t: 8, b: 48 },
+    showlegend: false,
+    hovermode: "closest",
+    dragmode: narrow() ? false : "zoom", // on a phone a finger scrolls the page
+    hoverlabel: { bgcolor: ink("surface"), bordercolor: ink("line"), font: { color: ink("ink"), size: 12.5 }, align: "left" },
+    modebar: { bgcolor: "rgba(0,0,0,0)", color: ink("faint"), activecolor: ink("accent") },
+    ...changes,
+  };
+}
+
+function scale(axis, changes = {}) {
+  const bytes = ["B", "byte", "bytes"].includes(axis.unit);
+  const large = Math.max(0, ...(members.values[axis.key] ?? []).filter((v) => v !== null)) >= 10000;
+  return {
+    type: isLog(axis) ? "log" : "linear",
+    title: { text: bytes ? plain(axis.label) : titled(axis), standoff: 12, font: { color: ink("ink"), size: 13 } },
+    tickformat: bytes || large ? "~s" : isLog(axis) ? "~g" : "",
+    ticksuffix: bytes ? "B" : "",
+    gridcolor: ink("grid"),
+    linecolor: ink("line"),
+    zeroline: false,
+    nticks: isLog(axis) ? logTicks(axis) : 7,
+    automargin: true,
+    ...changes,
+  };
+}
+
+/** How many ticks to ask plotly for, so that it labels 1, 2 and 5 of each decade, and not all nine digits. */
+function logTicks(axis) {
+  const values = [cloud.values, members.values, marks.points.values]
+    .flatMap((source) => source[axis.key] ?? []).filter((v) => v !== null).map((v) => Math.log10(Math.max(v, axis.floor)));
+  const span = values.reduce((a, b) => Math.max(a, b), -Infinity) - values.reduce((a, b) => Math.min(a, b), Infinity);
+  return span < 1.4 ? 3 : span < 2.8 ? 4 : 6;
+}
+
+function told(label, texts, at) {
+  const lines = data.axes
+    .filter((axis) => axis.split !== "order" && texts[axis.key]?.[at] && texts[axis.key][at] !== "–")
+    .map((axis) => `${plain(axis.label)}  <b>${plain(texts[axis.key][at])}</b>`);
+  return [`<b>${plain(label)}</b>`, ...lines].join("<br>");
+}
+
+function column(source, axis) {
+  return source[axis.key] ? drawn(axis, source[axis.key]) : null;
+}
+
+/** A trace of points, without those that lack a value on one of the axes. */
+function scatter(values, rows, changes, row) {
+  const [across, up] = [axes.get(state.across), axes.get(state.up)];
+  const x = column(values, across) ?? [];
+  const y = column(values, up) ?? [];
+  const kept = rows.filter((i) => (x[i] ?? null) !== null && (y[i] ?? null) !== null);
+  return {
+    type: "scatter", mode: "markers", hoverinfo: "text",
+    x: kept.map((i) => x[i]), y: kept.map((i) => y[i]),
+    hovertext: kept.map((i) => row(i).text),
+    customdata: kept.map((i) => row(i).member),
+    ...changes(kept),
+  };
+}
+
+function errorBars(axis, kept) {
+  if (axis.split !== "test") return { visible: false };
+  const at = (values) => kept.map((i) => values[axis.key][i] ?? members.values[axis.key][i]);
+  const centre = kept.map((i) => members.values[axis.key][i]);
+  const low = at(members.low).map((v) => (isLog(axis) ? Math.max(v, axis.floor) : v));
+  return {
+    type: "data", symmetric: false, array: at(members.high).map((v, j) => v - centre[j]),
+    arrayminus: low.map((v, j) => Math.max(0, centre[j] - v)), color: ink("faint"), thickness: 1, width: 0,
+  };
+}
+
+function frontLine() {
+  const [across, up] = [axes.get(state.across), axes.get(state.up)];
+  const line = { type: "scatter", mode: "lines", hoverinfo: "skip", line: { color: ink("accent"), width: 1.5 } };
+  if (state.across === "order" && data.best[up.key]) {
+    const [x, y] = data.best[up.key];
+    return { ...line, x, y: drawn(up, y), line: { ...line.line, shape: "hv" } };
+  }
+  const places = data.fronts[`${state.across}|${state.up}`] ?? [];
+  const value = (axis) => drawn(axis, members.values[axis.key]);
+  // the stairs that bound what some member dominates
+  const shape = across.direction === "maximize" ? "vh" : "hv";
+  return { ...line, x: places.map((i) => value(across)[i]), y: places.map((i) => value(up)[i]), line: { ...line.line, shape } };
+}
+
+function frontTraces() {
+  const all = [...Array(count).keys()];
+  const candidate = (i) => ({
+    text: told(`candidate ${cloud.texts.order[i]}`, cloud.texts, i) +
+      (cloud.feasible[i]
+        ? cloud.member[i] === null ? "" : `<br>dominated by ${members.ids[cloud.member[i]]}`
+        : "<br>breaks a constraint"),
+    member: cloud.member[i],
+  });
+  const rows = [...cloud.feasible.keys()];
+  const colors = state.color && axes.get(state.color);
+  const colored = colors && drawn(colors, members.values[colors.key]).map((v) => (isLog(colors) ? Math.log10(v) : v));
+  const traces = [
+    scatter(cloud.values, rows.filter((i) => !cloud.feasible[i]),
+      () => ({ marker: { size: 5, symbol: "x-thin", opacity: 0.55, line: { color: ink("cloud"), width: 1 } } }), candidate),
+    scatter(cloud.values, rows.filter((i) => cloud.feasible[i]),
+      () => ({ marker: { size: 5, color: ink("cloud"), opacity: 0.6 } }), candidate),
+    frontLine(),
+    scatter(members.values, all, (kept) => ({
+      marker: {
+        size: count > 150 ? 7 : 9,
+        opacity: kept.map((i) => (inside(i) ? 1 : 0.12)),
+        line: { color: ink("surface"), width: 1 },
+        ...(colors ? colorScale(colors, kept.map((i) => colored[i])) : { color: ink("accent") }),
+      },
+      error_x: errorBars(axes.get(state.across), kept),
+      error_y: errorBars(axes.get(state.up), kept),
+    }), (i) => ({ text: told(members.ids[i], members.texts, i), member: i })),
+    scatter(marks.points.values, marks.names.map((_, i) => i).filter((i) => !marks.reference[i]), (kept) => ({
+      mode: kept.length <= 24 ? "markers+text" : "markers",
+      text: kept.map((i) => plain(shortened(marks.names[i]))), textposition: "top right",
+      textfont: { size: 11, color: ink("mark"), shadow: halo() }, cliponaxis: false,
+      marker: { size: 9, symbol: "diamond-open", color: ink("mark"), opacity: kept.map((i) => (marks.feasible[i] ? 1 : 0.4)), line: { width: 1.5 } },
+    }), (i) => ({ text: told(marks.names[i], marks.points.texts, i) + (marks.feasible[i] ? "" : "<br>infeasible"), member: marks.member[i] })),
+    scatter(marks.points.values, [0], (kept) => ({
+      mode: "markers+text", text: kept.map((i) => marks.names[i]), textposition: "top left", cliponaxis: false,
+      textfont: { size: 11, color: ink("mark"), shadow: halo() }, marker: { size: 10, symbol: "square", color: ink("mark") },
+    }), (i) => ({ text: told(marks.names[i], marks.points.texts, i), member: null })),
+    scatter(members.values, data.knee === null ? [] : [data.knee], () => ({
+      marker: { size: 17, symbol: "star", color: ink("knee"), line: { color: ink("surface"), width: 1.2 } },
+    }), (i) => ({ text: told(`${members.ids[i]}, the knee`, members.texts, i), member: i })),
+  ];
+  return traces;
+}
+
+/** Keeps text readable on top of points. */
+const halo = () => [[1, 0], [-1, 0], [0, 1], [0, -1]].map(([x, y]) => `${x}px ${y}px 1px ${ink("surface")}`).join(", ");
+
+const shortened = (name) => (name.length > 18 ? `${name.slice(0, 17)}…` : name);
+
+function colorScale(axis, values) {
+  const known = values.filter((v) => v !== null && Number.isFinite(v));
+  const [low, high] = [Math.min(...known), Math.max(...known)];
+  const steps = [0, 1, 2, 3].map((k) => low + (k * (high - low)) / 3);
+  const near = (v) => {
+    const at = values.map((value) => (value === null ? Infinity : Math.abs(value - v)));
+    return at.indexOf(Math.min(...at));
+  };
+  const texts = members.texts[axis.key];
+  const ticks = [...new Set(steps.map(near))];
+  return {
+    color: values, colorscale: VIRIDIS.map((color, i) => [i / (VIRIDIS.length - 1), color]), showscale: true,
+    colorbar: {
+      title: { text: plain(axis.label), side: "right", font: { size: 12.5, color: ink("ink") } }, thickness: 11, outlinewidth: 0, len: 0.94,
+      tickvals: ticks.map((i) => values[i]), ticktext: ticks.map((i) => plain(texts[i].split(" [")[0])), tickfont: { size: 11 },
+    },
+  };
+}
+
+function frontShapes() {
+  const [across, up] = [axes.get(state.across), axes.get(state.up)];
+  const shapes = [];
+  const reference = marks.points.values[up.key]?.[0];
+  if (state.across === "order" && reference !== null && reference !== undefined) {
+    const y = drawn(up, [reference])[0]; // the uncompressed network is measured outside of the order
+    shapes.push({ type: "line", xref: "paper", x0: 0, x1: 1, y0: y, y1: y, line: { color: ink("mark"), width: 1, dash: "dot" },
+      label: { text: "uncompressed", textposition: "end", yanchor: "top", font: { size: 11, color: ink("mark") } } });
+  }
+  if (state.selected !== null) {
+    const [x] = drawn(across, [members.values[across.key][state.selected]]);
+    const [y] = drawn(up, [members.values[up.key][state.selected]]);
+    if (x !== null && y !== null) shapes.push(ring(x, y, 12));
+  }
+  return shapes;
+}
+
+function ring(x, y, radius) {
+  return {
+    type: "circle", xsizemode: "pixel", ysizemode: "pixel", xanchor: x, yanchor: y,
+    x0: -radius, x1: radius, y0: -radius, y1: radius, line: { color: ink("ink"), width: 2.2 },
+  };
+}
+
+function drawFront() {
+  const [across, up] = [axes.get(state.across), axes.get(state.up)];
+  byId("front").setAttribute("aria-label",
+    `Plot of ${up.label} against ${across.label}: ${count} members of the front. Arrow keys walk along it.`);
+  const single = data.objectives.length === 1;
+  byId("front-caption").textContent = count
+    ? `Every point was measured${data.about.samples.length ? ` on ${sampleText()}` : ""}. ` +
+      (single ? "With one objective, the front is the best candidate; the line is the best so far." : "Click a point, or walk along the front with the arrow keys.")
+    : data.emptiness;
+  const floored = [across, up].filter((axis) => axis.floored && isLog(axis));
+  byId("front-note").textContent = [
+    cloud.feasible.length < cloud.measured
+      ? `Of ${cloud.measured.toLocaleString("en")} candidates beside the front ${cloud.feasible.length.toLocaleString("en")} are drawn; those left out lie where others are drawn, or are a random choice.`
+      : "",
+    ...floored.map((axis) => `Values of ${axis.label} below ${(2 * axis.floor).toPrecision(2)} stand at the edge of the logarithmic axis.`),
+    state.across !== "order" && across.split === "test" !== (up.split === "test") ? "One axis shows the test split, the other the search split." : "",
+  ].filter(Boolean).join(" ");
+  return Plotly.react("front", frontTraces(), layout({
+    xaxis: scale(across), yaxis: scale(up, { title: { text: titled(up), standoff: 8, font: { color: ink("ink"), size: 13 } } }),
+    shapes: frontShapes(), margin: { l: 64, r: 20, t: 22, b: 50 },
+    uirevision: `${state.across}|${state.up}|${isLog(across)}|${isLog(up)}`,
+  }), config);
+}
+
+function sampleText() {
+  const found = data.about.samples.find(([name]) => name === "search");
+  return found ? `the search split (${found[1]} samples)` : "the search split";
+}
+
+function frontLegend() {
+  const icon = (shape) => el("svg:svg", { width: 16, height: 16, viewBox: "-8 -8 16 16", "aria-hidden": "true" }, shape);
+  const path = (d, attributes) => icon(el("svg:path", { d, ...attributes }));
+  const star = Array.from({ length: 10 }, (_, i) => {
+    const [radius, angle] = [i % 2 ? 3 : 7.5, (Math.PI * i) / 5];
+    return `${i ? "L" : "M"}${radius * Math.sin(angle)},${-radius * Math.cos(angle)}`;
+  }).join("") + "Z";
+  const entries = [
+    [count > 0, icon(el("svg:circle", { r: 4.5, style: "fill:var(--accent)" })), "member of the front"],
+    [data.knee !== null, path(star, { style: "fill:var(--knee)" }), "knee"],
+    [marks.names.length > 1, path("M0,-5L5,0L0,5L-5,0Z", { style: "fill:none;stroke:var(--mark);stroke-width:1.5" }), "recipe (uniform bits and other seeds)"],
+    [true, path("M-4.5,-4.5H4.5V4.5H-4.5Z", { style: "fill:var(--mark)" }), "uncompressed"],
+    [cloud.feasible.some((ok) => ok), icon(el("svg:circle", { r: 3, style: "fill:var(--cloud)" })), "other candidate"],
+    [cloud.feasible.some((ok) => !ok), path("M-3,-3L3,3M-3,3L3,-3", { style: "stroke:var(--cloud);stroke-width:1.3" }), "breaks a constraint"],
+  ];
+  fill("front-legend", ...entries.filter(([shown]) => shown).map(([, mark, text]) => el("li", {}, mark, text)));
+}
+
+function axisPickers() {
+  const options = data.axes.map((axis) => [axis.key, axis.split === "search" && axes.has(`test:${axis.name}`) ? `${axis.label}, search` : axis.label]);
+  const change = (which) => (key) => { state[which] = key; axisPickers(); redrawFront(); };
+  const logBox = (which) => {
+    const axis = axes.get(state[which]);
+    if (axis.floor === null) return [];
+    const box = el("input", {
+      type: "checkbox", checked: isLog(axis), "aria-label": `logarithmic ${axis.label}`,
+      change: () => { state.log.set(axis.key, box.checked); redrawFront(); },
+    });
+    return [el("label", {}, box, "log")];
+  };
+  const colorable = options.filter(([key]) => key !== "order" && members.values[key]?.some((v) => v !== null));
+  fill("axis-pickers",
+    picker("across", options, state.across, change("across")), ...logBox("across"),
+    picker("up", options.filter(([key]) => key !== "order"), state.up, change("up")), ...logBox("up"),
+    ...(data.objectives.length > 2 ? [picker("color", [["", "none"], ...colorable], state.color ?? "", (key) => { state.color = key || null; redrawFront(); })] : []));
+}
+
+function redrawFront() {
+  drawFront();
+  selection(); // the order of walking follows the horizontal axis
+}
+
+// ---------------------------------------------------------------- bits
+
+const bitsTable = () => data.bits.find((table) => table.key === state.table);
+
+function bitsAxis(changes = {}) {
+  const n = data.layers.length;
+  const every = Math.max(1, Math.ceil(n / Math.max(6, (byId("bits").clientWidth - 90) / 13)));
+  const at = data.layers.map((_, i) => i).filter((i) => i % every === 0);
+  return {
+    tickvals: at, ticktext: at.map((i) => plain(data.layers[i].label)), range: [-0.5, n - 0.5], fixedrange: true, tickangle: n > 8 || narrow() ? -90 : 0,
+    showgrid: false, zeroline: false, tickfont: { size: n > 40 ? 9.5 : 11 }, ...changes,
+  };
+}
+
+function drawBits() {
+  if (!count) return fill("bits", el("p", { class: "empty" }, "The bits of every member stand here as soon as there is a front."));
+  const table = bitsTable();
+  const steps = table.steps;
+  const rowAxis = axes.get(data.row_axis);
+  const height = Math.min(Math.max(count * (count > 40 ? 7 : 18), 90), 560);
+  const labels = data.layers.map((layer) => layer.label.length);
+  const bottom = data.layers.length > 8 || narrow() ? 16 + 5.6 * Math.min(28, Math.max(...labels)) : 40;
+  byId("bits").style.height = `${height + bottom + 6}px`;
+  const colors = steps.flatMap((bits, i) => [[i / steps.length, bitColor(bits)], [(i + 1) / steps.length, bitColor(bits)]]);
+  const every = Math.max(1, Math.ceil(count / Math.max(1, Math.floor(height / 17))));
+  const labeled = [...Array(count).keys()].filter((i) => i % every === 0);
+  const wide = (byId("bits").clientWidth - 90) / data.layers.length;
+  const trace = {
+    type: "heatmap", z: table.rows.map((row) => row.map((bits) => steps.indexOf(bits))), zmin: -0.5, zmax: steps.length - 0.5,
+    colorscale: colors, showscale: false, xgap: wide > 8 ? 1 : 0, ygap: height / count > 8 ? 1 : 0,
+    hoverinfo: "text",
+    hovertext: table.rows.map((row, i) => row.map((bits, at) =>
+      `<b>${members.ids[i]}</b>, ${plain(members.texts[rowAxis.key][i])}<br>${plain(data.layers[at].name)}<br>${plain(table.label)}: <b>${bitText(bits)}</b>`)),
+  };
+  byId("bits").setAttribute("role", "img");
+  byId("bits").setAttribute("aria-label", `Heatmap of ${table.label.toLowerCase()}: ${count} members in rows, ${data.layers.length} layers in columns.`);
+  return Plotly.react("bits", [trace], layout({
+    margin: { l: 76, r: 14, t: 4, b: bottom }, dragmode: false,
+    xaxis: bitsAxis(),
+    yaxis: {
+      range: [count - 0.5, -0.5], fixedrange: true, showgrid: false, zeroline: false, tickvals: labeled,
+      ticktext: labeled.map((i) => plain(members.texts[rowAxis.key][i])), tickfont: { size: 11 },
+      title: { text: plain(rowAxis.label), standoff: 6, font: { color: ink("ink"), size: 13 } },
+    },
+    shapes: bitsShapes(),
+  }), { ...config, displayModeBar: false });
+}
+
+function bitsShapes() {
+  if (state.selected === null) return [];
+  const n = data.layers.length;
+  return [
+    { type: "rect", x0: -0.5, x1: n - 0.5, y0: state.selected - 0.5, y1: state.selected + 0.5, line: { color: ink("surface"), width: 5 } },
+    { type: "rect", x0: -0.5, x1: n - 0.5, y0: state.selected - 0.5, y1: state.selected + 0.5, line: { color: ink("knee"), width: 2.4 } },
+  ];
+}
+
+/** The selected row of the heatmap, large: heights are bits, float is higher than all. */
+function drawProfile() {
+  if (state.selected === null) return byId("profile").replaceChildren();
+  const table = bitsTable();
+  const row = table.rows[state.selected];
+  const high = (bits) => (bits >= UNTOUCHED ? 10 : bits);
+  byId("profile").setAttribute("role", "img");
+  byId("profile").setAttribute("aria-label", `${table.label} of ${members.ids[state.selected]}: ${row.map(bitText).join(", ")}`);
+  const wide = (byId("profile").clientWidth - 90) / data.layers.length;
+  return Plotly.react("profile", [{
+    type: "bar", x: row.map((_, i) => i), y: row.map(high), marker: { color: row.map(bitColor) }, width: wide > 60 ? 0.6 : 0.82, hoverinfo: "text", textposition: "none",
+    hovertext: row.map((bits, i) => `${plain(data.layers[i].name)}<br>${plain(table.label)}: <b>${bitText(bits)}</b>`),
+  }], layout({
+    margin: { l: 76, r: 14, t: 8, b: 6 }, dragmode: false,
+    xaxis: bitsAxis({ showticklabels: false, tickvals: [] }),
+    yaxis: {
+      range: [0, row.some((bits) => bits >= UNTOUCHED) ? 10.5 : 8.6], fixedrange: true, tickvals: [2, 4, 6, 8], gridcolor: ink("grid"), zeroline: false,
+      title: { text: "selected", standoff: 22, font: { color: ink("knee"), size: 13 } },
+    },
+  }), { ...config, displayModeBar: false });
+}
+
+function bitsControls() {
+  const table = bitsTable();
+  byId("bits-caption").textContent = count
+    ? "Members from top to bottom in the order of the front, layers from input to output. The bars are the selected member."
+    : "";
+  fill("bits-legend", ...(count ? table.steps : []).map((bits) =>
+    el("li", {}, el("span", { class: "swatch", style: `background:${bitColor(bits)}` }), bits >= UNTOUCHED ? "untouched (float)" : `${bits} bits`)));
+  fill("bits-pickers", ...(count && data.bits.length > 1 ? [el("div", { class: "segments", role: "group", "aria-label": "Shown bits" },
+    ...data.bits.map((other) => el("button", {
+      type: "button", "aria-pressed": String(other.key === state.table),
+      click: () => { state.table = other.key; bitsControls(); drawBits(); drawProfile(); },
+    }, other.label)))] : []));
+}
+
+// ---------------------------------------------------------------- parallel coordinates
+
+function drawParallel() {
+  byId("parallel-card").hidden = !data.parallel.length || !count;
+  if (byId("parallel-card").hidden) return;
+  const width = Math.max(320, byId("parallel").clientWidth);
+  const [height, top, bottom, side] = [340, 44, 18, 74];
+  const across = (k) => side + (k * (width - 2 * side)) / (data.parallel.length - 1);
+  const down = (h) => top + (1 - h) * (height - top - bottom);
+  const up = (y) => Math.min(1, Math.max(0, 1 - (y - top) / (height - top - bottom)));
+  const svg = el("svg:svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Parallel coordinates of ${count} members on ${data.parallel.length} objectives.` });
+  const opacity = count > 120 ? 0.45 : 0.75;
+  for (let i = 0; i < count; i += 1) {
+    const d = data.parallel.map((axis, k) => (axis.heights[i] === null ? "" : `${k && axis.heights[i - 0] !== null ? "L" : "M"}${across(k)},${down(axis.heights[i])}`)).join("");
+    svg.append(el("svg:path", {
+      d: d.replace(/^L/, "M"), "data-member": i, class: inside(i) ? "" : "outside",
+      style: `stroke:${viridis(0.92 * (1 - (data.parallel[0].heights[i] ?? 0)))};opacity:${opacity}`,
+    }));
+  }
+  svg.append(el("svg:path", { class: "selected", id: "parallel-selected" }));
+  data.parallel.forEach((axis, k) => {
+    const x = across(k);
+    svg.append(el("svg:line", { class: "axis", x1: x, x2: x, y1: top, y2: height - bottom }));
+    const anchor = k === data.parallel.length - 1 ? "start" : k === 0 ? "end" : "start";
+    const shift = anchor === "end" ? -8 : 8;
+    for (const [h, text] of axis.ticks) {
+      svg.append(el("svg:line", { class: "axis", x1: x - 3, x2: x + 3, y1: down(h), y2: down(h) }));
+      svg.append(el("svg:text", { x: x + shift, y: down(h) + 4, "text-anchor": anchor, style: "paint-order:stroke;stroke:var(--surface);stroke-width:4px" }, text));
+    }
+    svg.append(el("svg:text", { class: "name", x, y: 20, "text-anchor": k === 0 ? "start" : k === data.parallel.length - 1 ? "end" : "middle",
+      ...(k === 0 ? { dx: -side + 4 } : k === data.parallel.length - 1 ? { dx: side - 4 } : {}) }, axis.label));
+    const range = state.ranges.get(axis.key);
+    if (range) svg.append(el("svg:rect", { class: "range", x: x - 7, width: 14, y: down(range[1]), height: Math.max(2, down(range[0]) - down(range[1])), rx: 3 }));
+    const grip = el("svg:rect", { class: "grip", x: x - 14, width: 28, y: top - 8, height: height - top - bottom + 16 });
+    grip.addEventListener("pointerdown", (event) => {
+      event.preventDefault();
+      const start = up(local(svg, event)[1]);
+      const finish = (last) => {
+        document.removeEventListener("pointerup", finish);
+        const end = up(local(svg, last)[1]);
+        // a click takes the range away
+        if (Math.abs(end - start) < 0.02) state.ranges.delete(axis.key);
+        else state.ranges.set(axis.key, [Math.min(start, end) - 1e-9, Math.max(start, end) + 1e-9]);
+        filtered();
+      };
+      document.addEventListener("pointerup", finish);
+    });
+    svg.append(grip);
+  });
+  svg.addEventListener("click", (event) => {
+    if (event.target.classList.contains("grip")) return;
+    const [x, y] = local(svg, event);
+    const k = Math.min(data.parallel.length - 2, Math.max(0, Math.floor(((x - side) / (width - 2 * side)) * (data.parallel.length - 1))));
+    const t = (x - across(k)) / (across(k + 1) - across(k));
+    const gap = (i) => {
+      const [a, b] = [data.parallel[k].heights[i], data.parallel[k + 1].heights[i]];
+      return a === null || b === null || !inside(i) ? Infinity : Math.abs(down(a + t * (b - a)) - y);
+    };
+    const nearest = [...Array(count).keys()].sort((a, b) => gap(a) - gap(b))[0];
+    if (gap(nearest) < 14) select(nearest);
+  });
+  fill("parallel", svg);
+  markParallel();
+  const kept = [...Array(count).keys()].filter(inside).length;
+  fill("parallel-pickers", ...(state.ranges.size ? [
+    el("span", {}, `${kept} of ${count} members are in the ranges`),
+    el("button", { type: "button", click: () => { state.ranges.clear(); filtered(); } }, "Show all"),
+  ] : []));
+}
+
+function local(svg, event) {
+  const box = svg.getBoundingClientRect();
+  const view = svg.viewBox.baseVal;
+  return [((event.clientX - box.left) / box.width) * view.width, ((event.clientY - box.top) / box.height) * view.height];
+}
+
+function markParallel() {
+  const line = byId("parallel-selected");
+  if (!line || state.selected === null) return;
+  line.setAttribute("d", document.querySelector(`#parallel path[data-member="${state.selected}"]`).getAttribute("d"));
+}
+
+function filtered() {
+  drawParallel();
+  drawFront();
+  for (const row of document.querySelectorAll("#members tbody tr")) {
+    row.classList.toggle("outside", !inside(members.ids.indexOf(row.dataset.id)));
+  }
+}
+
+// ---------------------------------------------------------------- progress and optimism
+
+function drawHypervolume() {
+  const { across, up, across_label: label } = data.hypervolume;
+  if (!up.length) {
+    return fill("hypervolume", el("p", { class: "empty" }, "No hypervolume was recorded: its box is fixed after the first generation."));
+  }
+  byId("hypervolume").setAttribute("role", "img");
+  byId("hypervolume").setAttribute("aria-label", `Hypervolume from ${up[0].toPrecision(4)} to ${up[up.length - 1].toPrecision(4)} over ${label}.`);
+  return Plotly.react("hypervolume", [{
+    type: "scatter", mode: up.length > 60 ? "lines" : "lines+markers", x: across, y: up, line: { color: ink("accent"), width: 2, shape: "hv" }, marker: { size: 4.5 },
+    hoverinfo: "text", hovertext: up.map((v, i) => `<b>${v.toPrecision(5)}</b><br>${across[i].toLocaleString("en")} ${label}`),
+  }], layout({
+    xaxis: { title: { text: label, standoff: 10, font: { color: ink("ink"), size: 13 } }, gridcolor: ink("grid"), linecolor: ink("line"), zeroline: false, nticks: 7 },
+    yaxis: { title: { text: "hypervolume", standoff: 8, font: { color: ink("ink"), size: 13 } }, gridcolor: ink("grid"), zeroline: false, nticks: 6, automargin: true },
+    margin: { l: 60, r: 12, t: 8, b: 46 },
+  }), config);
+}
+
+function drawOptimism() {
+  if (!data.optimism.length) {
+    byId("optimism-caption").textContent = "";
+    return fill("optimism", el("p", { class: "empty" },
+      count ? "Search values are compared with test values here when the run has finished, for objectives that are measured on samples." : "There is nothing to compare without a front."));
+  }
+  const entry = data.optimism[state.optimism];
+  const [search, test] = [axes.get(entry.search_axis), axes.get(entry.test_axis)];
+  byId("optimism-caption").textContent = `${entry.sentence} Bars are 95 % intervals; on the line both splits agree.`;
+  fill("optimism-pickers", ...(data.optimism.length > 1
+    ? [picker("of", data.optimism.map((other, i) => [String(i), axes.get(other.search_axis).label]), String(state.optimism),
+      (value) => { state.optimism = Number(value); drawOptimism(); })] : []));
+  const log = search.log && test.floor !== null;
+  const floor = Math.max(search.floor ?? 0, 0);
+  const at = (v) => (v === null || v === undefined ? null : log ? Math.max(v, floor) : v);
+  const trace = (values, points, rows, changes, text) => {
+    const kept = rows.filter((i) => (points.values[search.key][i] ?? null) !== null && (points.values[test.key][i] ?? null) !== null);
+    const y = kept.map((i) => at(points.values[test.key][i]));
+    return {
+      type: "scatter", mode: "markers", hoverinfo: "text", x: kept.map((i) => at(points.values[search.key][i])), y,
+      error_y: {
+        type: "data", symmetric: false, thickness: 1, width: 0, color: changes.bars,
+        array: kept.map((i, j) => (at(points.high[test.key][i]) ?? y[j]) - y[j]), arrayminus: kept.map((i, j) => y[j] - (at(points.low[test.key][i]) ?? y[j])),
+      },
+      hovertext: kept.map(text), customdata: kept.map((i) => values(i)), marker: changes.marker,
+    };
+  };
+  const all = [...Array(count).keys()];
+  const traces = [
+    trace((i) => marks.member[i], marks.points, marks.names.map((_, i) => i).filter((i) => !marks.reference[i]),
+      { marker: { size: 8, symbol: "diamond-open", color: ink("mark"), line: { width: 1.3 } }, bars: "rgba(0,0,0,0)" }, (i) => told(marks.names[i], marks.points.texts, i)),
+    trace((i) => i, members, all, { marker: { size: 7, color: ink("accent"), line: { color: ink("surface"), width: 0.8 } }, bars: ink("faint") }, (i) => told(members.ids[i], members.texts, i)),
+  ];
+  const values = traces.flatMap((t) => [...t.x, ...t.y, ...t.y.map((v, j) => v + t.error_y.array[j]), ...t.y.map((v, j) => v - t.error_y.arrayminus[j])]);
+  let [low, high] = [Math.min(...values), Math.max(...values)];
+  if (log) [low, high] = [Math.log10(low), Math.log10(high)];
+  const pad = 0.05 * (high - low) || 0.05 * Math.abs(high) || 1;
+  const range = [low - pad, high + pad];
+  const ends = log ? range.map((v) => 10 ** v) : range;
+  byId("optimism").setAttribute("role", "group");
+  byId("optimism").setAttribute("aria-label", `Test values of ${search.label} against search values. ${entry.sentence}`);
+  const axis = (source, text) => ({ ...scale(source), type: log ? "log" : "linear", range, title: { text: plain(text), standoff: 10, font: { color: ink("ink"), size: 13 } } });
+  return Plotly.react("optimism", [{ type: "scatter", mode: "lines", x: ends, y: ends, hoverinfo: "skip", line: { color: ink("faint"), width: 1, dash: "dot" } }, ...traces],
+    layout({
+      xaxis: axis(search, `${search.label} on search`), yaxis: axis(test, `${search.label} on test`),
+      margin: { l: 60, r: 12, t: 8, b: 46 }, shapes: optimismShapes(),
+    }), config);
+}
+
+function optimismShapes() {
+  if (state.selected === null || !data.optimism.length) return [];
+  const entry = data.optimism[state.optimism];
+  const [x, y] = [members.values[entry.search_axis][state.selected], members.values[entry.test_axis][state.selected]];
+  const floor = axes.get(entry.search_axis).log ? axes.get(entry.search_axis).floor : -Infinity;
+  return x === null || y === null ? [] : [ring(Math.max(x, floor), Math.max(y, floor), 9)];
+}
+
+// ---------------------------------------------------------------- selecting
+
+/** Members from left to right on the horizontal axis. */
+function walk() {
+  const values = members.values[state.across];
+  return [...Array(count).keys()].sort((a, b) => (values[a] ?? Infinity) - (values[b] ?? Infinity) || a - b);
+}
+
+function move(by) {
+  if (state.selected === null) return;
+  const order = walk();
+  const next = order[order.indexOf(state.selected) + by];
+  if (next !== undefined) select(next);
+}
+
+function select(i, { remember = true } = {}) {
+  if (i === null || i === undefined || i === state.selected) return;
+  state.selected = i;
+  const id = members.ids[i];
+  document.body.dataset.selected = id;
+  if (remember && location.hash !== `#${id}`) {
+    try {
+      history.replaceState(null, "", `#${id}`);
+    } catch {
+      // documents without an address of their own (srcdoc) have no permalinks either
+    }
+  }
+  selection();
+  for (const row of document.querySelectorAll("#members tbody tr")) {
+    const selected = row.dataset.id === id;
+    row.setAttribute("aria-selected", String(selected));
+    if (selected) reveal(row, byId("members"));
+  }
+  markParallel();
+  if (window.Plotly && document.body.dataset.ready) {
+    Plotly.relayout("front", { shapes: frontShapes() });
+    Plotly.relayout("bits", { shapes: bitsShapes() });
+    if (data.optimism.length) Plotly.relayout("optimism", { shapes: optimismShapes() });
+    drawProfile();
+  }
+  const values = data.objectives.map((key) => `${axes.get(key).label} ${members.texts[key][i]}`);
+  byId("announcement").textContent = `Selected ${id}: ${values.join(", ")}`;
+}
+
+/** Scroll a container, never the page. */
+function reveal(row, container) {
+  const above = row.offsetTop - 40 - container.scrollTop;
+  const below = row.offsetTop + row.offsetHeight - container.scrollTop - container.clientHeight;
+  if (above < 0) container.scrollTop += above;
+  else if (below > 0) container.scrollTop += below;
+}
+
+function fromAddress() {
+  const found = members.ids.indexOf(decodeURIComponent(location.hash.slice(1)));
+  return found < 0 ? null : found;
+}
+
+// ---------------------------------------------------------------- beginning
+
+function drawAll() {
+  frontLegend();
+  bitsControls();
+  drawParallel();
+  return Promise.all([drawFront(), drawBits(), drawProfile(), drawHypervolume(), drawOptimism()]);
+}
+
+async function unpack() {
+  const packed = byId("plotly");
+  const bytes = Uint8Array.from(atob(packed.textContent.trim()), (c) => c.charCodeAt(0));
+  packed.remove();
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const script = el("script");
+  script.textContent = await new Response(stream).text();
+  document.head.append(script);
+}
+
+function follow() {
+  byId("csv").addEventListener("click", download);
+  byId("csv").disabled = !count;
+  addEventListener("hashchange", () => select(fromAddress(), { remember: false }));
+  document.addEventListener("keydown", (event) => {
+    if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    if (event.target.closest("input, select, textarea, .scroll, .policy, pre")) return;
+    const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (!by || state.selected === null) return;
+    event.preventDefault();
+    move(by);
+  });
+  byId("front").on("plotly_click", ({ points }) => select(points[0].customdata));
+  if (data.optimism.length) byId("optimism").on("plotly_click", ({ points }) => select(points[0].customdata));
+  if (count) byId("bits").on("plotly_click", ({ points }) => select(points[0].y));
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", ({ matches }) => theme(matches ? "dark" : "light"));
+  addEventListener("beforeprint", () => theme("light"));
+  addEventListener("afterprint", () => theme(matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light"));
+  let waiting = 0;
+  addEventListener("resize", () => { // plotly fits its own plots; labels of layers and our lines follow here
+    clearTimeout(waiting);
+    waiting = setTimeout(() => { drawParallel(); drawBits(); drawProfile(); }, 150);
+  });
+}
+
+function theme(name) {
+  if (root.dataset.theme === name) return;
+  root.dataset.theme = name;
+  selection();
+  drawAll();
+}
+
+try {
+  head();
+  about();
+  seeds();
+  axisPickers();
+  memberTable();
+  selection();
+  const asked = count ? fromAddress() : null;
+  select(asked ?? data.knee ?? (count ? 0 : null), { remember: false });
+  await new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve))); // tables first, then plots
+  await unpack();
+  await drawAll();
+  follow();
+  document.body.dataset.ready = "yes";
+} catch (error) {
+  byId("banners").append(el("p", { class: "banner" }, el("strong", {}, "The plots could not be drawn. "),
+    `${error.message}. Browsers of 2023 and later can (Chrome 80, Firefox 113, Safari 16.4); the tables below hold the numbers.`));
+  throw error;
+}
+})();

@@ -1,0 +1,282 @@
+"""Reports to look at: what a run would hand over, made up from a cheap model of a network."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Any
+
+import numpy as np
+
+from evo_mpq.optimize.pareto import knee, non_dominated
+
+HOSTILE = '</script><script>window.HACKED = 1</script><img src=x onerror="window.HACKED = 1"><!-- <b>%{x}</b>'
+
+
+def layers_of(n_layers: int) -> list[dict[str, Any]]:
+    """A residual network: a stem, blocks whose channels double, a head."""
+    layers = [{"name": "stem", "kind": "conv2d", "shape": [16, 1, 3, 3], "n_parameters": 144, "macs": 9216}]
+    channels = 16
+    for place in range(n_layers - 2):
+        stage, block = 1 + place // max(1, (n_layers - 2) // 3), place // 2
+        channels = 16 * 2 ** min(stage - 1, 3)
+        layers.append(
+            {
+                "name": f"stage{stage}.{block}.conv{1 + place % 2}",
+                "kind": "conv2d",
+                "shape": [channels, channels, 3, 3],
+                "n_parameters": 9 * channels**2,
+                "macs": 9 * channels**2 * 64 // 4 ** min(stage - 1, 3),
+            }
+        )
+    head = {"name": "head", "kind": "linear", "shape": [10, channels], "n_parameters": 10 * channels}
+    return [*layers, {**head, "macs": 10 * channels}]
+
+
+def sample(
+    *,
+    n_layers: int = 12,
+    n: int = 420,
+    objectives: tuple[str, ...] = ("kl_divergence", "size"),
+    activations: bool = True,
+    finished: bool = True,
+    bound: float | None = None,
+    failures: int = 0,
+    seed: int = 0,
+    refinements: int = 30,
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Front, candidates and meta of a run that measured ``n`` genomes.
+
+    Args:
+        n_layers: of the network.
+        n: genomes measured.
+        objectives: names out of kl_divergence, size, bops, latency, error_rate, accuracy.
+        activations: activation bits are searched, too.
+        finished: test values were shown.
+        bound: the largest feasible size.
+        failures: genomes that fail.
+        seed: of everything.
+        refinements: rounds of a crude evolutionary search; more give a longer front.
+    """
+    rng = np.random.default_rng(seed)
+    layers = layers_of(n_layers)
+    weight_steps, activation_steps = (2, 3, 4, 6, 8), (4, 8)
+    genes = [{"name": f"{layer['name']}.weight_bits", "values": list(weight_steps)} for layer in layers]
+    if activations:
+        genes += [
+            {"name": f"{layer['name']}.activation_bits", "values": list(activation_steps)} for layer in layers
+        ]
+    cardinalities = np.array([len(gene["values"]) for gene in genes])
+    sensitivity = np.exp(rng.normal(0, 1.0, len(genes))) / len(genes)
+
+    def measured(genome: Any, noise: float = 0.0) -> dict[str, float]:
+        weight = np.array([weight_steps[g] for g in genome[:n_layers]])
+        activation = (
+            np.array([activation_steps[g] for g in genome[n_layers:]])
+            if activations
+            else np.full(n_layers, 32)
+        )
+        damage = sensitivity[:n_layers] @ 4.0 ** (2.0 - weight) * 0.16
+        if activations:
+            damage += sensitivity[n_layers:] @ 4.0 ** (4.0 - activation) * 0.004
+        damage *= math.exp(noise * rng.normal())
+        parameters = np.array([layer["n_parameters"] for layer in layers])
+        macs = np.array([layer["macs"] for layer in layers])
+        size = int(math.ceil(parameters @ weight / 8)) + 2048
+        accuracy = 0.982 - 0.9 * damage - 0.004 * abs(rng.normal()) * min(1, damage * 20)
+        return {
+            "kl_divergence": float(damage),
+            "size": size,
+            "bops": float(macs @ (weight * np.minimum(activation, 8))),
+            "latency": float((macs @ weight) / 4e5 * (1 + 0.02 * rng.normal())),
+            "accuracy": round(float(np.clip(accuracy, 0.1, 1)) * 400) / 400,
+            "error_rate": 1 - round(float(np.clip(accuracy, 0.1, 1)) * 400) / 400,
+        }
+
+    columns = {
+        "kl_divergence": ("nats", "minimize", "measured", "log10"),
+        "size": ("B", "minimize", "exact", "linear"),
+        "bops": ("BOPs", "minimize", "exact", "linear"),
+        "latency": ("ms", "minimize", "modelled", "linear"),
+        "accuracy": ("", "maximize", "measured", "linear"),
+        "error_rate": ("", "minimize", "measured", "linear"),
+    }
+    ladder = []
+    for w, bits in enumerate(weight_steps):
+        for a, activation_bits in enumerate(activation_steps if activations else (32,)):
+            genome = [w] * n_layers + ([a] * n_layers if activations else [])
+            ladder.append((f"W{bits}A{activation_bits}" if activations else f"W{bits}", genome))
+    order: dict[tuple[int, ...], dict[str, float]] = {}
+
+    def measure(genome: Any) -> None:
+        key = tuple(int(g) for g in genome)
+        if key not in order and len(order) < n:
+            order[key] = measured(key, 0.04)
+
+    def losses() -> Any:
+        signs = np.array([1.0 if columns[o][1] == "minimize" else -1.0 for o in objectives])
+        return np.array([[values[o] for o in objectives] for values in order.values()]) * signs
+
+    for _, genome in ladder:
+        measure(genome)
+    for level in np.linspace(0, 1, max(4, n // 5)):
+        measure(rng.binomial(cardinalities - 1, level))
+    curve: list[float] = []
+    counts: list[int] = []
+    for generation in range(refinements):
+        front_rows = np.flatnonzero(non_dominated(losses()))
+        genomes = np.array(list(order))
+        for _ in range(max(1, (n - len(order)) // (refinements - generation))):
+            mother, father = genomes[rng.choice(front_rows, 2)]
+            child = np.where(rng.random(len(genes)) < 0.5, mother, father)
+            moved = rng.random(len(genes)) < 1.5 / len(genes)
+            child = np.clip(child + moved * rng.choice([-1, 1], len(genes)), 0, cardinalities - 1)
+            measure(child)
+        counts.append(len(order))
+        curve.append(round(1.62 - 0.5 * math.exp(-generation / 6), 4))
+    genomes = np.array(list(order))
+    values = list(order.values())
+    failed = set(rng.choice(len(values), failures, replace=False).tolist()) - set(range(len(ladder)))
+    feasible = [
+        row not in failed and (bound is None or v["size"] <= bound) for row, v in enumerate(values)
+    ]
+    table = losses()
+    table[[not ok for ok in feasible]] = np.nan
+    rows = np.flatnonzero(non_dominated(table))
+    rows = rows[np.lexsort(table[rows].T[::-1])]
+
+    def interval(value: float, spread: float, samples: int) -> dict[str, float | None]:
+        if not finished:
+            return {"value": None, "low": None, "high": None}
+        error = 1.96 * spread / math.sqrt(samples)
+        return {"value": value, "low": value - error, "high": value + error}
+
+    def test(v: dict[str, float]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        if "kl_divergence" in objectives:
+            shifted = v["kl_divergence"] * math.exp(0.12 + 0.1 * rng.normal())
+            found["kl_divergence"] = interval(shifted, shifted * 2.2, 497)
+        accuracy = min(1.0, round((v["accuracy"] - 0.002 + 0.003 * rng.normal()) * 497) / 497)
+        if "error_rate" in objectives:
+            found["error_rate"] = interval(1 - accuracy, 0.15, 497)
+        found["accuracy"] = interval(accuracy, math.sqrt(max(accuracy * (1 - accuracy), 1e-4)), 497)
+        return found
+
+    def identity(genome: Any) -> str:
+        return hashlib.sha256(np.array(genome, dtype="<i8").tobytes()).hexdigest()[:8]
+
+    def policy(genome: Any) -> dict[str, Any]:
+        return {
+            "layers": {
+                layer["name"]: {
+                    "weight_bits": weight_steps[genome[i]],
+                    "activation_bits": activation_steps[genome[n_layers + i]] if activations else 32,
+                    "prune_ratio": 0.0,
+                }
+                for i, layer in enumerate(layers)
+            },
+            "architecture": {},
+        }
+
+    members = [
+        {
+            "id": identity(genomes[row]),
+            "genome": genomes[row].tolist(),
+            "policy": policy(genomes[row]),
+            "search": {o: values[row][o] for o in objectives},
+            "test": test(values[row]),
+        }
+        for row in rows
+    ]
+    float_size = sum(layer["n_parameters"] for layer in layers) * 4 + 2048
+    reference = {
+        "kl_divergence": 0.0,
+        "size": float_size,
+        "bops": float(sum(layer["macs"] for layer in layers) * 32 * 32),
+        "latency": sum(layer["macs"] for layer in layers) / 4e4,
+        "accuracy": 0.985,
+        "error_rate": 0.015,
+    }
+    reference_test = {name: interval(reference[name], 0.13, 497) for name in test(values[0])}
+    verdicts = ["dominated", "dominated", "tied", "dominated", "not", "tied", "dominated", None]
+    seeds = []
+    for place, (name, genome) in enumerate(ladder):
+        row = list(order).index(tuple(genome))
+        seeds.append(
+            {
+                "name": name,
+                "genome": genome,
+                "feasible": feasible[row],
+                "search": {o: values[row][o] for o in objectives},
+                "test": test(values[row]),
+                "verdict": verdicts[place % len(verdicts)] if finished and feasible[row] else None,
+            }
+        )
+    front = {
+        "finished": finished,
+        "reproducible": True,
+        "objectives": [
+            {"name": o, "unit": columns[o][0], "direction": columns[o][1], "kind": columns[o][2], "scale": columns[o][3]}
+            for o in objectives
+        ],
+        "genes": genes,
+        "measurements": len(values),
+        "cost": {"cpu_seconds": 83.1, "sample_forwards": len(values) * 656},
+        "hypervolume": {
+            "value": curve[-1] if curve else None,
+            "reference_point": [0.2] * len(objectives),
+            "per_generation": curve,
+            "measurements": counts,
+        },
+        "reference": {"search": {o: reference[o] for o in objectives}, "test": reference_test},
+        "seeds": seeds,
+        "members": members,
+    }
+    candidates = {
+        "genomes": genomes.tolist(),
+        "search": {
+            o: [None if row in failed else v[o] for row, v in enumerate(values)] for o in objectives
+        },
+        "feasible": feasible,
+        "failures": [
+            [genomes[row].tolist(), "my_objective raised ZeroDivisionError: float division by zero"]
+            for row in sorted(failed)
+        ],
+    }
+    kept = table[rows].copy()
+    for column, o in enumerate(objectives):
+        if columns[o][3] == "log10":
+            kept[:, column] = np.log10(kept[:, column])
+    meta = {
+        "run": "digits_resnet",
+        "network": "digits_resnet",
+        "layers": layers,
+        "knee": members[knee(kept)]["id"] if members else None,
+        "space": {
+            "weight bits": "2, 3, 4, 6, 8",
+            **({"activation bits": "4, 8"} if activations else {}),
+            "genes": str(len(genes)),
+        },
+        "log10_genomes": float(np.log10(cardinalities).sum()),
+        "settings": SETTINGS,
+        "versions": {"evo-mpq": "0.1.0", "torch": "2.9.1", "numpy": "2.3.4", "pymoo": "0.6.2"},
+        "directory": "runs/digits_resnet",
+        "test_shown": len(members) + len(seeds) + 1 if finished else 0,
+        "notes": ["3 exact copies of test samples were left out of the search split."],
+        "samples": {"calibration": 256, "search": 400, "test": 497, "train": 900},
+        "log_scale": [o for o in objectives if columns[o][3] == "log10"],
+    }
+    return front, candidates, meta
+
+
+SETTINGS = """\
+name: digits_resnet
+seed: 0
+model: {kind: digits_resnet}
+data: {kind: digits, batch_size: 256}
+space:
+  defaults: {weight_bits: [2, 3, 4, 6, 8], activation_bits: [4, 8]}
+objectives: [{kind: kl_divergence}, {kind: size}]
+metrics: [accuracy]
+search: {algorithm: nsga2, population: 40, evaluations: 420}
+"""
