@@ -168,7 +168,11 @@ def search(
     """
     if workers > 1:
         _require_main_guard()
-    splits = {"calibration": calibration, "search": search, "test": test, "train": train}
+
+    def given_splits() -> dict[str, Any]:
+        splits = {"calibration": calibration, "search": search, "test": test, "train": train}
+        return {key: split for key, split in splits.items() if split is not None}
+
     budget = {
         key: settings.pop(key)
         for key in ("algorithm", "population", "evaluations", "minutes", "stall")
@@ -176,7 +180,7 @@ def search(
     }
     values: dict[str, Any] = {
         "model": {"kind": model, "forward": forward, "output": output},
-        "data": {"kind": {key: split for key, split in splits.items() if split is not None}, "batch_size": batch_size},
+        "data": {"kind": given_splits, "batch_size": batch_size},
         "search": budget,
         **settings,
     }

@@ -170,11 +170,7 @@ def _columns(node: Node, layer: Layer, inputs: torch.Tensor) -> torch.Tensor:
         )
     patches = functional.unfold(inputs, kernel, dilation, pad, stride)  # (n, channels * kernel, positions)
     n, _, positions = patches.shape
-    return (
-        patches.view(n, layer.groups, -1, positions)
-        .permute(1, 2, 0, 3)
-        .reshape(layer.groups, -1, n * positions)
-    )
+    return patches.view(n, layer.groups, -1, positions).permute(1, 2, 0, 3).reshape(layer.groups, -1, n * positions)
 
 
 def _repeated(value: Any, n: int) -> list[int]:

@@ -72,14 +72,10 @@ class Compressor:
         self._open()
 
     def _open(self) -> None:
-        self.bank = WeightBank(
-            self.network.tensors, self.quantizer, self.statistics.grams, memory=self.memory // 2
-        )
+        self.bank = WeightBank(self.network.tensors, self.quantizer, self.statistics.grams, memory=self.memory // 2)
         edge_sources = {name for names in self.network.edges.values() for name in names}
         edge_grids = (
-            {name: self.activation_grid(name, self.edges) for name in sorted(edge_sources)}
-            if self.edges
-            else {}
+            {name: self.activation_grid(name, self.edges) for name in sorted(edge_sources)} if self.edges else {}
         )
         self.program = Program(
             self.network.graph,
@@ -155,9 +151,7 @@ class Compressor:
         else:
             for use in found.uses:
                 choice.activations[use.node] = (
-                    self.activation_grid(use.input, bits)
-                    if bits != UNTOUCHED_BITS and use.input is not None
-                    else None
+                    self.activation_grid(use.input, bits) if bits != UNTOUCHED_BITS and use.input is not None else None
                 )
 
     def choice(self, policy: Policy) -> Choice:
@@ -239,9 +233,7 @@ class CompressedModule(nn.Module):
         state: what a packed file stores of it.
     """
 
-    def __init__(
-        self, structure: pytree.TreeSpec, program: Program, choice: Choice, state: CompressedState
-    ) -> None:
+    def __init__(self, structure: pytree.TreeSpec, program: Program, choice: Choice, state: CompressedState) -> None:
         super().__init__()
         self.state = state
         self._structure = structure
@@ -276,9 +268,7 @@ class CompressedModule(nn.Module):
         )
 
 
-def load_packed(
-    data: bytes, name: str, module: nn.Module, forward: Forward | None = None
-) -> CompressedModule:
+def load_packed(data: bytes, name: str, module: nn.Module, forward: Forward | None = None) -> CompressedModule:
     """The compressed network that a packed file holds, bit for bit.
 
     Args:
@@ -311,17 +301,13 @@ def load_packed(
         **{key: packed.settings["weights"][key] for key in ("symmetric", "granularity", "clip", "rounding")}
     )
     edge_bits = packed.settings["activations"]["edges"]
-    layout = Layout(
-        traced.graph, traced.tensors, layers, edges, quantizer, quantized_edges=edge_bits is not None
-    )
+    layout = Layout(traced.graph, traced.tensors, layers, edges, quantizer, quantized_edges=edge_bits is not None)
     state = unpack(packed, layout)
     tensors = {**traced.tensors, **state.tensors}
     program = Program(traced.graph, tensors, layers, edges, state.edge_grids, {}, {}, "none")
     choice = Choice(
         {
-            layer.name: state.weights[layer.name].values
-            if layer.name in state.weights
-            else tensors[layer.parameter]
+            layer.name: state.weights[layer.name].values if layer.name in state.weights else tensors[layer.parameter]
             for layer in layers
         },
         dict(state.activations),

@@ -31,9 +31,7 @@ def inverse_factor(gram: torch.Tensor) -> torch.Tensor:
         if not int(failed):
             return torch.linalg.cholesky(torch.cholesky_inverse(factor), upper=True).float()
         damping *= 10
-    raise ArithmeticError(
-        "The inputs' second moments are not finite; no damping makes them positive definite."
-    )
+    raise ArithmeticError("The inputs' second moments are not finite; no damping makes them positive definite.")
 
 
 def gptq_codes(matrix: torch.Tensor, grid: WeightGrid, factor: torch.Tensor) -> torch.Tensor:

@@ -108,24 +108,18 @@ class Layout:
         if reference:
             return list(self.tensors)
         untouched = [
-            layer.parameter
-            for layer in self.layers
-            if policy.layers[layer.name].weight_bits == UNTOUCHED_BITS
+            layer.parameter for layer in self.layers if policy.layers[layer.name].weight_bits == UNTOUCHED_BITS
         ]
         return [*untouched, *self.others]
 
 
-def _other_tensors(
-    graph: Graph, tensors: Mapping[str, torch.Tensor], layers: Sequence[Layer]
-) -> tuple[str, ...]:
+def _other_tensors(graph: Graph, tensors: Mapping[str, torch.Tensor], layers: Sequence[Layer]) -> tuple[str, ...]:
     """Tensors that are no layer's weight and not only biases that the affines take over."""
     weights = {layer.parameter for layer in layers}
     uses = {use.node for layer in layers for use in layer.uses}
     biases = {use.bias for layer in layers for use in layer.uses if use.bias is not None}
     absorbed = {
-        graph[name].target
-        for name in biases
-        if graph[name].op == "tensor" and uses.issuperset(graph.consumers[name])
+        graph[name].target for name in biases if graph[name].op == "tensor" and uses.issuperset(graph.consumers[name])
     }
     return tuple(name for name in tensors if name not in weights | absorbed)
 
@@ -224,21 +218,15 @@ def _policy_text(network: Network, policy: Policy) -> str:
     return "{" + ",".join(f'"{key}":{text}' for key, text in columns.items()) + "}"
 
 
-def _header(
-    network: Network, policy: Policy, settings: Mapping[str, Any], reference: bool, n_bytes: int
-) -> bytes:
+def _header(network: Network, policy: Policy, settings: Mapping[str, Any], reference: bool, n_bytes: int) -> bytes:
     text = _header_text(network, _policy_text(network, policy), settings, reference, n_bytes)
     length = header_bytes(network) - 8
     if len(text) > length:
-        raise ValueError(
-            f"The header's text has {len(text)} bytes, more than the {length} that are reserved."
-        )
+        raise ValueError(f"The header's text has {len(text)} bytes, more than the {length} that are reserved.")
     return struct.pack("<Q", length) + text.ljust(length)
 
 
-def _header_text(
-    network: Network, policy: str, settings: Mapping[str, Any], reference: bool, n_bytes: int
-) -> bytes:
+def _header_text(network: Network, policy: str, settings: Mapping[str, Any], reference: bool, n_bytes: int) -> bytes:
     metadata = {
         "format": FORMAT,
         "policy": policy,
@@ -310,18 +298,13 @@ def read_packed(data: bytes, name: str) -> PackedFile:
             raise ValueError(f"its format is {metadata['format']!r}, this version reads {FORMAT!r}")
         section = data[8 + length :]
         if len(section) != header["packed"]["data_offsets"][1]:
-            raise ValueError(
-                f"{header['packed']['data_offsets'][1]} bytes were announced, {len(section)} are there"
-            )
+            raise ValueError(f"{header['packed']['data_offsets'][1]} bytes were announced, {len(section)} are there")
         policy = json.loads(metadata["policy"])
         hashes = metadata["nodes"]
         return PackedFile(
             json.loads(metadata["compressor"]),
             metadata["reference"] == "1",
-            tuple(
-                TensorSignature(tuple(entry["shape"]), entry["dtype"])
-                for entry in json.loads(metadata["inputs"])
-            ),
+            tuple(TensorSignature(tuple(entry["shape"]), entry["dtype"]) for entry in json.loads(metadata["inputs"])),
             pytree.treespec_loads(metadata["structure"]),
             json.loads(metadata["forward"]),
             json.loads(metadata["output"]),

@@ -154,11 +154,7 @@ class Program:
 
     def plain_affine(self, use: Use) -> Affine:
         """The affine that only adds the operation's own bias, rounded to what a packed file stores."""
-        bias = (
-            self._tensors[self._graph[use.bias].target]
-            if use.bias is not None
-            else torch.zeros(use.n_channels)
-        )
+        bias = self._tensors[self._graph[use.bias].target] if use.bias is not None else torch.zeros(use.n_channels)
         scale = torch.ones(use.n_channels)
         return broadcastable(self._graph, use, scale), broadcastable(self._graph, use, stored_vector(bias))
 
@@ -232,9 +228,7 @@ class Program:
         """The operation under an affine, the same while calibrating, and the slots it reads."""
         quantized = {use.input: f"{node.name}@input"} if use.input is not None else {}
         target, without_bias = _without_bias(node)
-        args, kwargs = substitute(
-            (without_bias, node.kwargs or {}), lambda ref: Ref(quantized.get(ref.node, ref.node))
-        )
+        args, kwargs = substitute((without_bias, node.kwargs or {}), lambda ref: Ref(quantized.get(ref.node, ref.node)))
         slot = self._slot(node.name)
         bare, reads = self._call_step(target, args, {} if target != node.target else kwargs, slot)
         full_args, full_kwargs = substitute(
@@ -274,9 +268,7 @@ class Program:
 
         return step, calibrating, [*reads, *full_reads]
 
-    def _call_step(
-        self, target: str, args: Any, kwargs: Mapping[str, Any], slot: int
-    ) -> tuple[Step, list[int]]:
+    def _call_step(self, target: str, args: Any, kwargs: Mapping[str, Any], slot: int) -> tuple[Step, list[int]]:
         """A step that calls an operator, and the slots that it reads."""
         function = operator(target)
         reads: list[int] = []

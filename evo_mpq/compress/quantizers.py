@@ -115,9 +115,7 @@ class UniformAffine:
         # A last, shorter group is padded with copies of its last column, which change no range.
         pad = groups * size - columns
         padded = torch.cat([matrix, matrix[:, -1:].expand(rows, pad)], 1) if pad else matrix
-        blocks = (
-            padded.reshape(1, -1) if self.granularity == "tensor" else padded.reshape(rows * groups, size)
-        )
+        blocks = padded.reshape(1, -1) if self.granularity == "tensor" else padded.reshape(rows * groups, size)
         scale, zero_point = self._ranges(blocks, bits)
         if self.granularity == "tensor":
             scale, zero_point = scale.expand(rows), zero_point.expand(rows)

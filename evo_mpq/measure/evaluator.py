@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from evo_mpq.network.splits import Split
 
 from evo_mpq.compress.compressor import Compressor
 from evo_mpq.compress.program import Affine, Choice
@@ -24,6 +23,7 @@ from evo_mpq.measure.objectives import Batch, Quantity, sample_values
 from evo_mpq.measure.statistics import standard_error
 from evo_mpq.network.calling import tensors_of
 from evo_mpq.network.network import Network
+from evo_mpq.network.splits import Split
 from evo_mpq.space.policy import Policy
 from evo_mpq.typing import FloatVector
 
@@ -128,11 +128,7 @@ class PopulationEvaluator:
         """Each row, and the first column in which it differs from the row before (all columns, if in none)."""
         n_rows, n_columns = decisions.shape
         differs = decisions[1:] != decisions[:-1]
-        firsts = (
-            np.where(differs.any(1), differs.argmax(1), n_columns)
-            if n_rows > 1
-            else np.empty(0, dtype=np.int64)
-        )
+        firsts = np.where(differs.any(1), differs.argmax(1), n_columns) if n_rows > 1 else np.empty(0, dtype=np.int64)
         yield 0, 0
         yield from enumerate(firsts.tolist(), start=1)
 
@@ -161,9 +157,7 @@ class Workload:
         return sum(len(batch.reference) for batch in self.batches)
 
 
-def workloads(
-    network: Network, split: Split, quantities: Sequence[Quantity], k: int | None = None
-) -> list[Workload]:
+def workloads(network: Network, split: Split, quantities: Sequence[Quantity], k: int | None = None) -> list[Workload]:
     """What has to be forwarded to measure quantities on a split.
 
     Args:

@@ -79,9 +79,7 @@ class InProcess:
         if key not in self._loads:
             network = self._compressor.network
             self._loads[key] = workloads(network, getattr(network.splits, split), self._quantities, k)
-        return measure_outputs(
-            self._evaluator, self._quantities, self._loads[key], policies, keep_samples=keep_samples
-        )
+        return measure_outputs(self._evaluator, self._quantities, self._loads[key], policies, keep_samples=keep_samples)
 
     def close(self) -> None:
         """Nothing was started."""
@@ -150,8 +148,7 @@ class Processes:
         parts = np.array_split(np.arange(len(policies)), min(self._workers, max(1, len(policies))))
         try:
             futures = [
-                self._pool.submit(_measure, [policies[i] for i in part], split, k, keep_samples)
-                for part in parts
+                self._pool.submit(_measure, [policies[i] for i in part], split, k, keep_samples) for part in parts
             ]
             results = [future.result() for future in futures]
         except BrokenProcessPool as error:

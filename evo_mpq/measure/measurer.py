@@ -80,15 +80,11 @@ class Measurer:
                 violations[row, column] = constraints[column].violation(value)[0]
         return violations
 
-    def test(
-        self, policies: Sequence[Policy]
-    ) -> tuple[Values, tuple[dict[str, FloatVector], ...], float, int]:
+    def test(self, policies: Sequence[Policy]) -> tuple[Values, tuple[dict[str, FloatVector], ...], float, int]:
         """Values on the test split, per-sample values by quantity, CPU seconds and samples.
 
         Only quantities of outputs have a value there; the others are NaN.
         """
         outputs = self._executor.measure(policies, "test", keep_samples=True)
-        named = tuple(
-            {self.quantities[q].name: samples for q, samples in rows.items()} for rows in outputs.per_sample
-        )
+        named = tuple({self.quantities[q].name: samples for q, samples in rows.items()} for rows in outputs.per_sample)
         return outputs.values, named, outputs.cpu_seconds, outputs.samples

@@ -119,24 +119,25 @@ def arrays(
 
 def _load_npz(file: Path) -> dict[str, npt.NDArray[Any]]:
     try:
-        with np.load(file, allow_pickle=False) as stored:
-            if not isinstance(stored, np.lib.npyio.NpzFile):
-                raise DataError(f"{file} is no .npz file; write it with numpy.savez(path, x=inputs, y=targets).")
+        stored = np.load(file, allow_pickle=False)
+        if not isinstance(stored, np.lib.npyio.NpzFile):
+            raise DataError(f"{file} is no .npz file; {_HOW_TO_SAVE}.")
+        with stored:
             missing = [name for name in ("x", "y") if name not in stored.files]
             if missing:
                 held = ", ".join(stored.files) or "nothing"
-                raise DataError(
-                    f"{file} holds {held}, but no {' and no '.join(missing)}; write it with "
-                    "numpy.savez(path, x=inputs, y=targets)."
-                )
+                raise DataError(f"{file} holds {held}, but no {' and no '.join(missing)}; {_HOW_TO_SAVE}.")
             return {name: stored[name] for name in ("x", "y")}
     except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{file} cannot be read: {error}.") from error
     except ValueError as error:
         raise DataError(
             f"{file} cannot be read: {error}. Arrays of objects are not loaded, because such a file could run code: "
-            "stack samples of one shape with numpy.stack before saving them."
+            f"stack samples of one shape with numpy.stack, then {_HOW_TO_SAVE}."
         ) from error
+
+
+_HOW_TO_SAVE = "write it with numpy.savez(path, x=inputs, y=targets)"
 
 
 def _tensor(file: Path, name: str, array: npt.NDArray[Any]) -> torch.Tensor:

@@ -123,9 +123,7 @@ def find_layers(graph: Graph, macs: Mapping[str, int]) -> tuple[Layer, ...]:
         parameter, flipped = roots[weight]
         if graph[parameter].floating and len(graph[weight].shape) == _RANKS[kind]:
             # `linear` multiplies with the transposed weight, `mm` and its kin with the weight as it is.
-            transposed = (
-                flipped if node.target in ("aten.linear.default",) or kind != "linear" else not flipped
-            )
+            transposed = flipped if node.target in ("aten.linear.default",) or kind != "linear" else not flipped
             found.setdefault(parameter, []).append((node, kind, transposed))
     layers = []
     for parameter, uses in found.items():
@@ -135,9 +133,7 @@ def find_layers(graph: Graph, macs: Mapping[str, int]) -> tuple[Layer, ...]:
     return tuple(layers)
 
 
-def _layer(
-    graph: Graph, parameter: Node, uses: list[tuple[Node, str, bool]], macs: Mapping[str, int]
-) -> Layer:
+def _layer(graph: Graph, parameter: Node, uses: list[tuple[Node, str, bool]], macs: Mapping[str, int]) -> Layer:
     nodes = [node for node, _, _ in uses]
     modules = [node.module for node in nodes]
     kinds = [kind for _, kind, _ in uses]
@@ -190,9 +186,7 @@ def _weight_argument(node: Node) -> str | None:
     position = {"aten.embedding.default": 0, "aten.addmm.default": 2}.get(node.target, 1)
     if node.target not in _KINDS or len(node.args) <= position or not isinstance(node.args[position], Ref):
         return None
-    if node.target == "aten.addmm.default" and any(
-        (node.kwargs or {}).get(key, 1) != 1 for key in ("alpha", "beta")
-    ):
+    if node.target == "aten.addmm.default" and any((node.kwargs or {}).get(key, 1) != 1 for key in ("alpha", "beta")):
         return None
     return str(node.args[position].node)
 
@@ -243,9 +237,7 @@ def find_edges(graph: Graph, layers: tuple[Layer, ...]) -> dict[str, tuple[str, 
     return edges
 
 
-def count_macs(
-    graph: Graph, tensors: Mapping[str, torch.Tensor], inputs: list[torch.Tensor]
-) -> dict[str, int]:
+def count_macs(graph: Graph, tensors: Mapping[str, torch.Tensor], inputs: list[torch.Tensor]) -> dict[str, int]:
     """Multiply-accumulate operations per sample of every node that has any.
 
     Counted by ``torch.utils.flop_counter`` on the meta device, with attention written out as matrix products

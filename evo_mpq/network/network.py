@@ -9,7 +9,6 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from evo_mpq.network.splits import Split, Splits
 from torch import nn
 from torch.utils import _pytree as pytree
 
@@ -17,6 +16,7 @@ from evo_mpq.errors import EvoMpqError, NetworkError
 from evo_mpq.network.calling import Forward, default_forward, select_output, tensors_of
 from evo_mpq.network.graph import Graph, run
 from evo_mpq.network.layers import Layer, count_macs, find_edges, find_layers
+from evo_mpq.network.splits import Split, Splits
 from evo_mpq.network.tracing import Traced, evaluation_copy, trace
 
 
@@ -140,9 +140,7 @@ def trace_network(
     batches = [first_batch(split) for split in (splits.calibration, splits.search, splits.test)]
     _check_on_data(module, batches[0], forward or default_forward, output)
     signature = input_signature(batches)
-    traced = trace(
-        module, batches[0], dynamic=[entry.dynamic for entry in signature], forward=forward, output=output
-    )
+    traced = trace(module, batches[0], dynamic=[entry.dynamic for entry in signature], forward=forward, output=output)
     return from_traced(traced, signature, splits, name=name, forward_name=forward_name, output=output)
 
 

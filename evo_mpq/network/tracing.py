@@ -177,18 +177,14 @@ def _plain(program: Any, network: nn.Module) -> tuple[Graph, dict[str, torch.Ten
     }
     specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
     outputs = [spec.arg.name for spec in program.graph_signature.output_specs]
-    mutated = [
-        spec.target for spec in program.graph_signature.output_specs if spec.kind.name.endswith("MUTATION")
-    ]
+    mutated = [spec.target for spec in program.graph_signature.output_specs if spec.kind.name.endswith("MUTATION")]
     if mutated:
         raise NetworkError(
             f"The network changes its own state in evaluation mode ({', '.join(map(str, mutated))}); a compressed "
             "network is a pure function of its inputs. Keep such counters out of `forward` in evaluation mode."
         )
     nodes: list[Node] = []
-    names: dict[
-        str, Ref | Any
-    ] = {}  # value of the exported node: our node, or the node that it is identical to
+    names: dict[str, Ref | Any] = {}  # value of the exported node: our node, or the node that it is identical to
     tensor_nodes: dict[str, str] = {}
     tensors: dict[str, torch.Tensor] = {}
     n_inputs = 0
@@ -222,17 +218,13 @@ def _plain(program: Any, network: nn.Module) -> tuple[Graph, dict[str, torch.Ten
             nodes.append(_node(node, "call", target, args, kwargs, prefix))
             names[prefix + node.name] = Ref(prefix + node.name)
         elif node.op not in ("placeholder", "get_attr", "output"):
-            raise NetworkError(
-                f"The traced network holds a {node.op} node ({node.name}), which evo-mpq cannot run."
-            )
+            raise NetworkError(f"The traced network holds a {node.op} node ({node.name}), which evo-mpq cannot run.")
 
     def inline(node: Any, prefix: str, owner: Any) -> None:
         """Runs the body of a nested graph in place (a `with torch.no_grad()` block becomes one)."""
         body, operands = _nested(node, owner)
         inner = f"{prefix}{node.name}."
-        for placeholder, operand in zip(
-            [n for n in body.graph.nodes if n.op == "placeholder"], operands, strict=True
-        ):
+        for placeholder, operand in zip([n for n in body.graph.nodes if n.op == "placeholder"], operands, strict=True):
             names[inner + placeholder.name] = _plain_arguments(operand, names, prefix)
         walk(body, inner)
         (returned,) = next(n for n in body.graph.nodes if n.op == "output").args
@@ -340,9 +332,7 @@ def _without_dead_nodes(graph: Graph) -> Graph:
     return Graph(kept[::-1], graph.output)
 
 
-def fold_batch_norms(
-    graph: Graph, tensors: Mapping[str, torch.Tensor]
-) -> tuple[Graph, dict[str, torch.Tensor]]:
+def fold_batch_norms(graph: Graph, tensors: Mapping[str, torch.Tensor]) -> tuple[Graph, dict[str, torch.Tensor]]:
     """The graph without the batch normalizations that follow a layer directly, and the layers' new tensors.
 
     ``γ (w x + b − μ) / √(σ² + ε) + β`` becomes one weight and one bias per output channel, computed in float64.
@@ -361,8 +351,7 @@ def fold_batch_norms(
             continue
         weight_node = graph[layer.args[1].node]
         statistics = [
-            tensors[graph[ref.node].target].double() if isinstance(ref, Ref) else None
-            for ref in norm.args[1:5]
+            tensors[graph[ref.node].target].double() if isinstance(ref, Ref) else None for ref in norm.args[1:5]
         ]
         epsilon = norm.args[6] if "no_training" in norm.target else norm.args[7]
         gamma, beta, mean, variance = statistics
@@ -370,9 +359,7 @@ def fold_batch_norms(
         ratio = (variance + epsilon).rsqrt() * (1.0 if gamma is None else gamma)
         weight = tensors[weight_node.target].double()
         bias_ref = layer.args[2] if len(layer.args) > 2 else None
-        bias = (
-            tensors[graph[bias_ref.node].target].double() if bias_ref is not None else torch.zeros_like(mean)
-        )
+        bias = tensors[graph[bias_ref.node].target].double() if bias_ref is not None else torch.zeros_like(mean)
         folded = (bias - mean) * ratio + (0.0 if beta is None else beta)
         tensors[weight_node.target] = (weight * ratio.view(-1, *[1] * (weight.dim() - 1))).float()
         prefix = weight_node.target.removesuffix("weight")
@@ -380,9 +367,7 @@ def fold_batch_norms(
         tensors[bias_name] = folded.float()
         if bias_ref is None:
             bias_ref = Ref(f"{layer.name}_bias")
-            nodes[bias_ref.node] = Node(
-                bias_ref.node, "tensor", bias_name, shape=tuple(folded.shape), floating=True
-            )
+            nodes[bias_ref.node] = Node(bias_ref.node, "tensor", bias_name, shape=tuple(folded.shape), floating=True)
             order.insert(order.index(weight_node.name) + 1, bias_ref.node)
         nodes[layer.name] = replace(layer, args=(*layer.args[:2], bias_ref, *layer.args[3:]))
         for gone in [norm, *results] if norm.target.endswith("no_training.default") else [norm]:
@@ -421,9 +406,7 @@ def _order_weight_views(graph: Graph) -> Graph:
     """Views of parameters moved right before their first reader, so that a layer's nodes stand together."""
     fixed: set[str] = set()
     for node in graph:
-        if node.op == "tensor" or (
-            node.target in WEIGHT_VIEWS and node.inputs and fixed.issuperset(node.inputs)
-        ):
+        if node.op == "tensor" or (node.target in WEIGHT_VIEWS and node.inputs and fixed.issuperset(node.inputs)):
             fixed.add(node.name)
     placed: set[str] = set()
     order: list[Node] = []

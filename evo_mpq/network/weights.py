@@ -27,9 +27,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
         module.load_state_dict(state)
     except RuntimeError as error:
         reasons = [line.strip() for line in str(error).splitlines()[1:]] or [str(error)]
-        raise NetworkError(
-            f"The weights in {path} do not fit the network: " + " ".join(reasons[:4])
-        ) from error
+        raise NetworkError(f"The weights in {path} do not fit the network: " + " ".join(reasons[:4])) from error
 
 
 def _read(path: Path) -> Mapping[str, Any]:
@@ -49,7 +47,5 @@ def _read(path: Path) -> Mapping[str, Any]:
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
         state = state["state_dict"]
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise NetworkError(
-            f"{path} holds a {type(state).__name__}, not tensors by name; save `module.state_dict()`."
-        )
+        raise NetworkError(f"{path} holds a {type(state).__name__}, not tensors by name; save `module.state_dict()`.")
     return state

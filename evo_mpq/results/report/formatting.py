@@ -35,19 +35,54 @@ def format_value(value: float | None, unit: str) -> str:
     return f"{_digits(value)} {unit}".rstrip()
 
 
-def format_interval(value: float | None, low: float | None, high: float | None, unit: str) -> str:
-    """A value with its interval in brackets, where it has one.
+def format_cell(value: float | None, unit: str) -> str:
+    """A value as it stands in a table whose heading is by `heading`: with its unit only where that has a prefix.
 
-    >>> format_interval(0.972, 0.9574, 0.9866, "")
-    '0.972 [0.9574, 0.9866]'
-    >>> format_interval(0.00123, 0.001, 0.00146, "nats")
-    '0.00123 [0.001, 0.00146] nats'
+    >>> [format_cell(38_412, "B"), format_cell(0.0012, "nats")]
+    ['38.4 kB', '0.0012']
     """
-    if value is None or low is None or high is None:
-        return format_value(value, unit)
-    if unit in _BYTES | _COUNTED:  # their prefix differs from number to number
-        return f"{format_value(value, unit)} [{format_value(low, unit)}, {format_value(high, unit)}]"
-    return f"{_digits(value)} [{_digits(low)}, {_digits(high)}] {unit}"
+    return format_value(value, unit if has_prefix(unit) else "")
+
+
+def format_interval(low: float | None, high: float | None, unit: str) -> str:
+    """The two ends of an interval, as `format_cell` writes values; empty where it is unknown.
+
+    >>> format_interval(0.9574, 0.9866, "")
+    '[0.9574, 0.9866]'
+    """
+    if low is None or high is None:
+        return ""
+    return f"[{format_cell(low, unit)}, {format_cell(high, unit)}]"
+
+
+def heading(label: str, unit: str) -> str:
+    """A label with its unit, unless every value carries that itself.
+
+    >>> [heading("size", "B"), heading("kl_divergence", "nats")]
+    ['size', 'kl_divergence (nats)']
+    """
+    return label if not unit or has_prefix(unit) else f"{label} ({unit})"
+
+
+def has_prefix(unit: str) -> bool:
+    """Whether values in this unit are written with decimal prefixes."""
+    return unit in _BYTES or unit in _COUNTED
+
+
+def prefixed(largest: float, unit: str) -> tuple[float, str]:
+    """What the values of an axis are divided by, and the unit that they have then.
+
+    >>> [prefixed(472_000, "B"), prefixed(0.98, ""), prefixed(3.1e7, "MACs")]
+    [(1000.0, 'kB'), (1.0, ''), (1000000.0, 'MMACs')]
+    """
+    if not has_prefix(unit) or (unit in _COUNTED and abs(largest) < 10_000):
+        return 1.0, unit
+    power = 0
+    # a thousand and a bit of one prefix still reads better than the next one's fractions
+    while abs(largest) >= 5e3 * 1e3**power and power < len(_PREFIXES) - 1:
+        power += 1
+    name = "B" if unit in _BYTES else unit
+    return 1e3**power, f"{_PREFIXES[power]}{name}"
 
 
 def format_ratio(ratio: float) -> str:

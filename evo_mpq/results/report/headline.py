@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from evo_mpq.results.report.formatting import (
+    format_cell,
     format_count,
     format_interval,
     format_power,
@@ -76,6 +77,18 @@ def figures(front: Document, meta: Document) -> list[Figure]:
         shown += [_objective_figure(front, member, objective) for objective in objectives]
         shown += _metric_figures(front, member)[:1]
     return [*shown, _count_figure(front, meta), _cost_figure(front)]
+
+
+def subtitle(meta: Document) -> str:
+    """What was compressed.
+
+    >>> subtitle({"network": "mine", "layers": [{"n_parameters": 1500}]})
+    'The measured front of mine: 1 layer, 1,500 parameters'
+    """
+    layers = meta["layers"]
+    parameters = format_count(sum(layer["n_parameters"] for layer in layers))
+    counted = "1 layer" if len(layers) == 1 else f"{format_count(len(layers))} layers"
+    return f"The measured front of {meta['network']}: {counted}, {parameters} parameters"
 
 
 def gain(objective: Document, value: float | None, reference: float | None) -> str | None:
@@ -209,7 +222,8 @@ def _objective_figure(front: Document, member: Document, objective: Document) ->
         return Figure(factor, "", f"{word} at the knee", detail)
     test = member["test"].get(name, {})
     if number(test.get("value")) is not None:
-        detail = f"test {format_interval(test['value'], test['low'], test['high'], unit)}"
+        interval = format_interval(number(test["low"]), number(test["high"]), unit)
+        detail = f"test {format_cell(test['value'], unit)} {interval}".rstrip()
     else:
         detail = f"uncompressed {format_value(reference, unit)}"
     text, _, unit = format_value(value, unit).partition(" ")

@@ -24,6 +24,7 @@ from evo_mpq.results.report.headline import (
     gains,
     knee_position,
     statuses,
+    subtitle,
     verdict_sentence,
 )
 from evo_mpq.results.report.hypervolume import hypervolume_curve
@@ -87,7 +88,7 @@ def report_data(
     across, up, color = starting_axes(front)
     return {
         "run": str(meta["run"]),
-        "network": str(meta["network"]),
+        "subtitle": subtitle(meta),
         "statuses": [asdict(status) for status in statuses(front, meta)],
         "figures": [asdict(figure) for figure in figures(front, meta)],
         "emptiness": emptiness(front, candidates),

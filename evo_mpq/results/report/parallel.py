@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from evo_mpq.results.report.formatting import format_value
+from evo_mpq.results.report.formatting import format_cell
 from evo_mpq.results.report.points import Axis, Points
 
 _MOST_TICKS = 6
@@ -71,7 +71,7 @@ def _parallel_axis(axis: Axis, members: Points) -> ParallelAxis:
     values = members.values[axis.key]
     known = [value for value in values if value is not None]
     if not known:
-        return ParallelAxis(axis.key, axis.label, [None] * len(values), [])
+        return ParallelAxis(axis.key, axis.heading, [None] * len(values), [])
     low, high = min(map(scaled, known)), max(map(scaled, known))
 
     def height(value: float) -> float:
@@ -81,7 +81,7 @@ def _parallel_axis(axis: Axis, members: Points) -> ParallelAxis:
     ends = (10**low, 10**high) if log else (low, high)
     return ParallelAxis(
         axis.key,
-        f"{axis.label} ({axis.unit})" if axis.unit else axis.label,
+        axis.heading,
         [None if value is None else height(value) for value in values],
-        [(height(tick), format_value(tick, axis.unit)) for tick in nice_ticks(*ends, log=log)],
+        [(height(tick), format_cell(tick, axis.unit)) for tick in nice_ticks(*ends, log=log)],
     )

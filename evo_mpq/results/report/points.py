@@ -12,7 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from evo_mpq.optimize.pareto import LOG_FLOOR, non_dominated
-from evo_mpq.results.report.formatting import format_count, format_interval, format_value
+from evo_mpq.results.report.formatting import (
+    MISSING,
+    format_cell,
+    format_count,
+    format_interval,
+    heading,
+    prefixed,
+)
 from evo_mpq.typing import FloatMatrix
 
 Split: TypeAlias = Literal["search", "test", "order"]
@@ -24,6 +31,9 @@ that is many times larger than the front would otherwise squeeze it into a corne
 
 MOST_DRAWN = 5000
 """Candidates beside the front that are drawn; more make a browser slow and add nothing to see."""
+
+NOT_SHOWN = "not shown yet"
+"""What stands where a network was not measured on the test split."""
 
 _GRID = (360, 240)
 """Cells of a plot that hold one drawn candidate each where there are too many; about two pixels wide."""
@@ -38,7 +48,10 @@ class Axis:
         name: of the objective or metric.
         split: where its values come from.
         label: how it is called in the report; says *modelled* where it is.
+        heading: the label, with the unit where texts leave that out.
         unit: of its values.
+        divisor: what values are divided by where they are drawn, to have the unit in ``title``.
+        title: of the axis.
         direction: what is better; empty where nothing is.
         log: starts out logarithmic.
         floor: on a logarithmic scale, values below are drawn here; None: it has no logarithmic scale.
@@ -49,7 +62,10 @@ class Axis:
     name: str
     split: Split
     label: str
+    heading: str
     unit: str
+    divisor: float
+    title: str
     direction: Literal["minimize", "maximize", ""]
     log: bool
     floor: float | None
@@ -64,13 +80,15 @@ class Points:
         values: per axis, one number a network; None where it has none.
         low: lower ends of the intervals, of axes on the test split only.
         high: upper ends.
-        texts: per axis, value, interval and unit to read.
+        texts: per axis, the value to read; the unit is in the axis's heading unless the text has it.
+        intervals: the interval to read, of axes on the test split only.
     """
 
     values: dict[str, Column]
     low: dict[str, Column]
     high: dict[str, Column]
     texts: dict[str, list[str]]
+    intervals: dict[str, list[str]]
 
 
 @dataclass(frozen=True)
@@ -162,7 +180,8 @@ def plot_axes(front: Mapping[str, Any], candidates: Mapping[str, Any], log_scale
         _axis("test", name, objectives.get(name), name in logarithmic, _test_values(name, networks))
         for name in names["test"]
     ]
-    return [*axes, Axis("order", "order", "order", "order of measuring", "", "", False, None, False)]
+    order = "order of measuring"
+    return [*axes, Axis("order", "order", "order", order, order, "", 1.0, order, "", False, None, False)]
 
 
 def starting_axes(front: Mapping[str, Any]) -> tuple[str, str, str | None]:
@@ -187,24 +206,25 @@ def points(
     low: dict[str, Column] = {}
     high: dict[str, Column] = {}
     texts: dict[str, list[str]] = {}
+    intervals: dict[str, list[str]] = {}
     for axis in axes:
         if axis.split == "order":
             places = [order.get(tuple(network.get("genome", ()))) for network in networks]
             values[axis.key] = [number(place) for place in places]
-            texts[axis.key] = ["–" if place is None else format_count(place) for place in places]
+            texts[axis.key] = [MISSING if place is None else format_count(place) for place in places]
         elif axis.split == "search":
             values[axis.key] = [number(network["search"].get(axis.name)) for network in networks]
-            texts[axis.key] = [format_value(value, axis.unit) for value in values[axis.key]]
+            texts[axis.key] = [format_cell(value, axis.unit) for value in values[axis.key]]
         else:
             ends = [_interval(network["test"].get(axis.name)) for network in networks]
             values[axis.key] = [value for value, _, _ in ends]
             low[axis.key] = [end for _, end, _ in ends]
             high[axis.key] = [end for _, _, end in ends]
             texts[axis.key] = [
-                "not shown yet" if value is None else format_interval(value, lower, upper, axis.unit)
-                for value, lower, upper in ends
+                NOT_SHOWN if value is None else format_cell(value, axis.unit) for value, _, _ in ends
             ]
-    return Points(values, low, high, texts)
+            intervals[axis.key] = [format_interval(lower, upper, axis.unit) for _, lower, upper in ends]
+    return Points(values, low, high, texts, intervals)
 
 
 def cloud(front: Mapping[str, Any], candidates: Mapping[str, Any], axes: Sequence[Axis]) -> Cloud:
@@ -224,7 +244,7 @@ def cloud(front: Mapping[str, Any], candidates: Mapping[str, Any], axes: Sequenc
         axis.key: [number(value) for value in table[drawn, column].tolist()]
         for column, axis in enumerate(shown)
     }
-    texts = {axis.key: [format_value(value, axis.unit) for value in values[axis.key]] for axis in shown}
+    texts = {axis.key: [format_cell(value, axis.unit) for value in values[axis.key]] for axis in shown}
     feasible = [bool(candidates["feasible"][row]) for row in drawn]
     objectives = [name for name in (o["name"] for o in front["objectives"]) if name in names]
     networks = [dict(zip(names, table[row].tolist(), strict=True)) for row in drawn]
@@ -341,12 +361,18 @@ def _axis(
         floor = floor / 2 if floored else floor
     direction = objective["direction"] if objective else ""
     wide = direction == "minimize" and floor is not None and float(values.max()) >= WIDE * float(positive.min())
+    unit = objective["unit"] if objective else ""
+    label = f"{label}, test" if split == "test" else label
+    divisor, drawn_unit = prefixed(float(np.abs(values).max()) if len(values) else 0.0, unit)
     return Axis(
         f"{split}:{name}",
         name,
         split,
-        f"{label}, test" if split == "test" else label,
-        objective["unit"] if objective else "",
+        label,
+        heading(label, unit),
+        unit,
+        divisor,
+        f"{label} ({drawn_unit})" if drawn_unit else label,
         direction,
         floor is not None and (logarithmic or (wide and not floored)),
         floor,

@@ -70,9 +70,10 @@ function plain(text) {
   return String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 }
 
-const titled = (axis) => plain(axis.unit ? `${axis.label} (${axis.unit})` : axis.label);
 const isLog = (axis) => axis.floor !== null && state.log.get(axis.key);
-const drawn = (axis, values) => (isLog(axis) ? values.map((v) => (v === null ? null : Math.max(v, axis.floor))) : values);
+/** Values as they are drawn: in the unit of the axis's title, and never below what its logarithm can show. */
+const drawn = (axis, values, log = isLog(axis)) =>
+  values.map((v) => (v === null || v === undefined ? null : (log ? Math.max(v, axis.floor) : v) / axis.divisor));
 const inside = (i) =>
   data.parallel.every((axis) => {
     const range = state.ranges.get(axis.key);
@@ -90,7 +91,7 @@ function picker(label, options, value, change) {
 
 function head() {
   byId("run").textContent = data.run;
-  byId("network").textContent = `The measured front of ${data.network}`;
+  byId("subtitle").textContent = data.subtitle;
   fill("badges", ...data.statuses.map((s) => el("li", { class: `badge ${s.kind}` }, s.title)));
   fill("banners", ...data.statuses.filter((s) => s.text).map((s) =>
     el("p", { class: "banner" }, el("strong", {}, `${s.title}. `), s.text)));
@@ -136,13 +137,13 @@ function seeds() {
     else if (!marks.feasible[i]) told = el("span", { class: "badge warning", title: "It failed, or breaks a constraint." }, "infeasible");
     return el("tr", {},
       el("th", { scope: "row" }, name),
-      ...shown.map((axis) => cell(marks.points.texts[axis.key][i])),
+      ...shown.map((axis) => cell(marks.points, axis, i)),
       el("td", { class: "words" }, told));
   });
   fill("seeds", el("table", {},
     el("thead", {}, el("tr", {},
       el("th", { scope: "col" }, "Recipe"),
-      ...shown.map((axis) => el("th", { scope: "col" }, axis.label)),
+      ...shown.map((axis) => el("th", { scope: "col" }, axis.heading)),
       el("th", { scope: "col", class: "words" }, "On the test split"))),
     el("tbody", {}, ...rows)));
   if (data.verdicts.some((verdict) => verdict)) {
@@ -153,8 +154,10 @@ function seeds() {
   }
 }
 
-function cell(text) {
-  return text === "–" || text === "not shown yet" ? el("td", { class: "missing" }, text) : el("td", {}, text);
+function cell(points, axis, i) {
+  const interval = points.intervals[axis.key]?.[i];
+  return el("td", points.values[axis.key][i] === null ? { class: "missing" } : {},
+    points.texts[axis.key][i], ...(interval ? [el("small", {}, interval)] : []));
 }
 
 // ---------------------------------------------------------------- the table of members
@@ -168,7 +171,7 @@ function memberTable() {
     const id = members.ids[i];
     rows.set(i, el("tr", { "data-id": id, click: () => select(i) },
       el("th", { scope: "row" }, el("a", { href: `#${id}` }, id), i === data.knee ? " ★" : ""),
-      ...shown.map((axis) => cell(members.texts[axis.key][i]))));
+      ...shown.map((axis) => cell(members, axis, i))));
   }
   const order = () => {
     const places = [...rows.keys()];
@@ -182,7 +185,7 @@ function memberTable() {
     }
     body.replaceChildren(...places.map((i) => rows.get(i)));
   };
-  const columns = [["id", "id"], ...shown.map((axis) => [axis.key, axis.label])].map(([key, label]) => {
+  const columns = [["id", "id"], ...shown.map((axis) => [axis.key, axis.heading])].map(([key, label]) => {
     const header = el("th", { scope: "col", "aria-sort": "none" }, el("button", {
       type: "button",
       click: () => {
@@ -229,13 +232,13 @@ function selection() {
       el("h2", { id: "selection-title" }, id),
       el("span", { class: "walk" }, step(-1, "previous member", "←"), step(1, "next member", "→"))),
     el("p", { class: "where" },
-      `${i + 1} of ${count} on the front`,
+      `${place + 1} of ${count} on the front`,
       ...(i === data.knee ? [el("span", { class: "badge knee" }, "★ knee")] : []),
       ...(data.knee !== null && i !== data.knee ? [el("a", { href: `#${members.ids[data.knee]}` }, "go to the knee")] : [])),
     ...(gains.length ? [el("ul", { class: "gains", "aria-label": "Against the uncompressed network" }, ...gains.map((text) => el("li", {}, text)))] : []),
     comparison(i),
     el("h3", {}, "Export"),
-    el("div", { class: "command" }, el("code", { id: "command" }, members.commands[i]), el("button", { type: "button", id: "copy", click: copy }, "Copy")),
+    el("div", { class: "command" }, el("code", { id: "command" }, ...words(members.commands[i])), el("button", { type: "button", id: "copy", click: copy }, "Copy")),
     el("h3", {}, "Policy"),
     ...(members.architecture[i].length ? [facts(members.architecture[i])] : []),
     el("div", { class: "policy", tabindex: "0", role: "region", "aria-label": `Policy of ${id}` },
@@ -249,6 +252,11 @@ function selection() {
           ...tables.map((table) => el("td", {}, bitChip(table.rows[i][at])))))))));
 }
 
+/** A command whose lines break between its words only. */
+function words(command) {
+  return command.split(" ").flatMap((word, at) => [...(at ? [" "] : []), el("span", {}, word)]);
+}
+
 function comparison(i) {
   const names = new Map();
   for (const axis of data.axes) {
@@ -257,14 +265,17 @@ function comparison(i) {
     names.get(axis.name)[axis.split] = axis.key;
   }
   const rows = [...names].map(([name, keys]) => {
-    const label = axes.get(keys.search ?? keys.test).label.replace(/, test$/, "");
-    const both = (texts, at) => [
-      ...(keys.search ? [texts[keys.search][at]] : []),
-      ...(keys.test ? [el("small", {}, `test ${texts[keys.test][at]}`)] : []),
-    ];
-    return el("tr", {}, el("th", { scope: "row" }, label),
-      el("td", {}, ...both(members.texts, i)),
-      el("td", {}, ...both(marks.points.texts, state.compared)));
+    const both = (points, at) => {
+      const interval = keys.test && points.intervals[keys.test][at];
+      return [
+        keys.search ? points.texts[keys.search][at] : "",
+        ...(keys.test ? [el("small", {}, `test ${points.texts[keys.test][at]}`)] : []),
+        ...(interval ? [el("small", {}, interval)] : []),
+      ];
+    };
+    return el("tr", {}, el("th", { scope: "row" }, axes.get(keys.search ?? keys.test).heading.replace(", test", "")),
+      el("td", {}, ...both(members, i)),
+      el("td", {}, ...both(marks.points, state.compared)));
   });
   const against = el("select", {
     "aria-label": "Compare with",
@@ -272,7 +283,7 @@ function comparison(i) {
     id: "compared",
   }, ...marks.names.map((name, at) => el("option", { value: at, selected: at === state.compared }, name)));
   return el("table", { class: "compared" },
-    el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "search split"), el("th", { scope: "col" }, "this member"), el("th", { scope: "col" }, against))),
+    el("thead", {}, el("tr", {}, el("td"), el("th", { scope: "col" }, "this member"), el("th", { scope: "col" }, against))),
     el("tbody", {}, ...rows));
 }
 
@@ -295,7 +306,8 @@ async function copy() {
 
 // ---------------------------------------------------------------- plots
 
-const config = { responsive: true, displaylogo: false, displayModeBar: "hover", modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d", "zoomIn2d", "zoomOut2d"] };
+// the buttons are named one by one: plotly's own choice has one that uploads the data
+const config = { responsive: true, displaylogo: false, displayModeBar: true, modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]] };
 
 function layout(changes = {}) {
   return {
@@ -313,13 +325,11 @@ function layout(changes = {}) {
 }
 
 function scale(axis, changes = {}) {
-  const bytes = ["B", "byte", "bytes"].includes(axis.unit);
-  const large = Math.max(0, ...(members.values[axis.key] ?? []).filter((v) => v !== null)) >= 10000;
   return {
     type: isLog(axis) ? "log" : "linear",
-    title: { text: bytes ? plain(axis.label) : titled(axis), standoff: 12, font: { color: ink("ink"), size: 13 } },
-    tickformat: bytes || large ? "~s" : isLog(axis) ? "~g" : "",
-    ticksuffix: bytes ? "B" : "",
+    title: { text: plain(axis.title), standoff: 12, font: { color: ink("ink"), size: 13 } },
+    tickformat: isLog(axis) ? "~g" : "",
+    separatethousands: true,
     gridcolor: ink("grid"),
     linecolor: ink("line"),
     zeroline: false,
@@ -334,13 +344,13 @@ function logTicks(axis) {
   const values = [cloud.values, members.values, marks.points.values]
     .flatMap((source) => source[axis.key] ?? []).filter((v) => v !== null).map((v) => Math.log10(Math.max(v, axis.floor)));
   const span = values.reduce((a, b) => Math.max(a, b), -Infinity) - values.reduce((a, b) => Math.min(a, b), Infinity);
-  return span < 1.4 ? 3 : span < 2.8 ? 4 : 6;
+  return span < 1.4 ? 3 : span < 2.8 ? 4 : 7;
 }
 
-function told(label, texts, at) {
+function told(label, points, at) {
   const lines = data.axes
-    .filter((axis) => axis.split !== "order" && texts[axis.key]?.[at] && texts[axis.key][at] !== "–")
-    .map((axis) => `${plain(axis.label)}  <b>${plain(texts[axis.key][at])}</b>`);
+    .filter((axis) => axis.split !== "order" && (points.values[axis.key]?.[at] ?? null) !== null)
+    .map((axis) => `${plain(axis.heading)}  <b>${plain(points.texts[axis.key][at])}</b> ${plain(points.intervals?.[axis.key]?.[at] ?? "")}`);
   return [`<b>${plain(label)}</b>`, ...lines].join("<br>");
 }
 
@@ -365,12 +375,11 @@ function scatter(values, rows, changes, row) {
 
 function errorBars(axis, kept) {
   if (axis.split !== "test") return { visible: false };
-  const at = (values) => kept.map((i) => values[axis.key][i] ?? members.values[axis.key][i]);
-  const centre = kept.map((i) => members.values[axis.key][i]);
-  const low = at(members.low).map((v) => (isLog(axis) ? Math.max(v, axis.floor) : v));
+  const centre = drawn(axis, members.values[axis.key]);
+  const [low, high] = [drawn(axis, members.low[axis.key]), drawn(axis, members.high[axis.key])];
   return {
-    type: "data", symmetric: false, array: at(members.high).map((v, j) => v - centre[j]),
-    arrayminus: low.map((v, j) => Math.max(0, centre[j] - v)), color: ink("faint"), thickness: 1, width: 0,
+    type: "data", symmetric: false, color: ink("faint"), thickness: 1, width: 0,
+    array: kept.map((i) => (high[i] ?? centre[i]) - centre[i]), arrayminus: kept.map((i) => centre[i] - (low[i] ?? centre[i])),
   };
 }
 
@@ -391,7 +400,7 @@ function frontLine() {
 function frontTraces() {
   const all = [...Array(count).keys()];
   const candidate = (i) => ({
-    text: told(`candidate ${cloud.texts.order[i]}`, cloud.texts, i) +
+    text: told(`candidate ${cloud.texts.order[i]}`, cloud, i) +
       (cloud.feasible[i]
         ? cloud.member[i] === null ? "" : `<br>dominated by ${members.ids[cloud.member[i]]}`
         : "<br>breaks a constraint"),
@@ -415,22 +424,48 @@ function frontTraces() {
       },
       error_x: errorBars(axes.get(state.across), kept),
       error_y: errorBars(axes.get(state.up), kept),
-    }), (i) => ({ text: told(members.ids[i], members.texts, i), member: i })),
+    }), (i) => ({ text: told(members.ids[i], members, i), member: i })),
     scatter(marks.points.values, marks.names.map((_, i) => i).filter((i) => !marks.reference[i]), (kept) => ({
       mode: kept.length <= 24 ? "markers+text" : "markers",
-      text: kept.map((i) => plain(shortened(marks.names[i]))), textposition: "top right",
+      text: kept.map((i) => plain(shortened(marks.names[i]))), textposition: "top right", // until placeLabels() has seen them all
       textfont: { size: 11, color: ink("mark"), shadow: halo() }, cliponaxis: false,
       marker: { size: 9, symbol: "diamond-open", color: ink("mark"), opacity: kept.map((i) => (marks.feasible[i] ? 1 : 0.4)), line: { width: 1.5 } },
-    }), (i) => ({ text: told(marks.names[i], marks.points.texts, i) + (marks.feasible[i] ? "" : "<br>infeasible"), member: marks.member[i] })),
+    }), (i) => ({ text: told(marks.names[i], marks.points, i) + (marks.feasible[i] ? "" : "<br>infeasible"), member: marks.member[i] })),
     scatter(marks.points.values, [0], (kept) => ({
       mode: "markers+text", text: kept.map((i) => marks.names[i]), textposition: "top left", cliponaxis: false,
       textfont: { size: 11, color: ink("mark"), shadow: halo() }, marker: { size: 10, symbol: "square", color: ink("mark") },
-    }), (i) => ({ text: told(marks.names[i], marks.points.texts, i), member: null })),
+    }), (i) => ({ text: told(marks.names[i], marks.points, i), member: null })),
     scatter(members.values, data.knee === null ? [] : [data.knee], () => ({
       marker: { size: 17, symbol: "star", color: ink("knee"), line: { color: ink("surface"), width: 1.2 } },
-    }), (i) => ({ text: told(`${members.ids[i]}, the knee`, members.texts, i), member: i })),
+    }), (i) => ({ text: told(`${members.ids[i]}, the knee`, members, i), member: i })),
   ];
+  placeLabels(traces);
   return traces;
+}
+
+/** Puts the names of recipes where they neither cover each other nor the marks of other recipes. */
+function placeLabels(traces) {
+  const [across, up] = [axes.get(state.across), axes.get(state.up)].map((axis) => (isLog(axis) ? Math.log10 : (v) => v));
+  const place = (values, to, pixels) => {
+    const all = traces.flatMap((trace) => trace[values]).map(to);
+    const [low, high] = [all.reduce((a, b) => Math.min(a, b), Infinity), all.reduce((a, b) => Math.max(a, b), -Infinity)];
+    return (v) => ((to(v) - low) / (high - low || 1)) * pixels;
+  };
+  const [right, above] = [place("x", across, byId("front").clientWidth - 160), place("y", up, byId("front").clientHeight - 110)];
+  const named = traces.filter((trace) => trace.mode === "markers+text");
+  const taken = named.flatMap((trace) => trace.x.map((x, i) => ({ x: right(x) - 6, y: above(trace.y[i]) - 6, w: 12, h: 12 })));
+  const free = (box) => taken.every((t) => box.x + box.w < t.x || t.x + t.w < box.x || box.y + box.h < t.y || t.y + t.h < box.y);
+  for (const trace of named) {
+    trace.textposition = trace.x.map((x, i) => {
+      const [w, h] = [6.6 * trace.text[i].length, 13];
+      const corners = [["top right", 7, 3], ["bottom right", 7, -3 - h], ["middle right", 9, -h / 2], ["top left", -7 - w, 3], ["bottom left", -7 - w, -3 - h]];
+      if (trace.marker.symbol === "square") corners.reverse();
+      const boxes = corners.map(([name, dx, dy]) => [name, { x: right(x) + dx, y: above(trace.y[i]) + dy, w, h }]);
+      const [name, box] = boxes.find(([, candidate]) => free(candidate)) ?? boxes[0];
+      taken.push(box);
+      return name;
+    });
+  }
 }
 
 /** Keeps text readable on top of points. */
@@ -451,8 +486,8 @@ function colorScale(axis, values) {
   return {
     color: values, colorscale: VIRIDIS.map((color, i) => [i / (VIRIDIS.length - 1), color]), showscale: true,
     colorbar: {
-      title: { text: plain(axis.label), side: "right", font: { size: 12.5, color: ink("ink") } }, thickness: 11, outlinewidth: 0, len: 0.94,
-      tickvals: ticks.map((i) => values[i]), ticktext: ticks.map((i) => plain(texts[i].split(" [")[0])), tickfont: { size: 11 },
+      title: { text: plain(axis.heading), side: "right", font: { size: 12.5, color: ink("ink") } }, thickness: 11, outlinewidth: 0, len: 0.94,
+      tickvals: ticks.map((i) => values[i]), ticktext: ticks.map((i) => plain(texts[i])), tickfont: { size: 11 },
     },
   };
 }
@@ -469,15 +504,17 @@ function frontShapes() {
   if (state.selected !== null) {
     const [x] = drawn(across, [members.values[across.key][state.selected]]);
     const [y] = drawn(up, [members.values[up.key][state.selected]]);
-    if (x !== null && y !== null) shapes.push(ring(x, y, 12));
+    if (x !== null && y !== null) shapes.push(ring(x, y, state.selected === data.knee ? 14 : 11));
   }
   return shapes;
 }
 
-function ring(x, y, radius) {
+/** A circle in pixels around a point. A path, because plotly takes logarithms of a circle's negative offsets. */
+function ring(x, y, r) {
+  const k = 0.5523 * r;
   return {
-    type: "circle", xsizemode: "pixel", ysizemode: "pixel", xanchor: x, yanchor: y,
-    x0: -radius, x1: radius, y0: -radius, y1: radius, line: { color: ink("ink"), width: 2.2 },
+    type: "path", xsizemode: "pixel", ysizemode: "pixel", xanchor: x, yanchor: y, line: { color: ink("ink"), width: 2.2 },
+    path: `M${r},0C${r},${k} ${k},${r} 0,${r}C${-k},${r} ${-r},${k} ${-r},0C${-r},${-k} ${-k},${-r} 0,${-r}C${k},${-r} ${r},${-k} ${r},0Z`,
   };
 }
 
@@ -495,11 +532,11 @@ function drawFront() {
     cloud.feasible.length < cloud.measured
       ? `Of ${cloud.measured.toLocaleString("en")} candidates beside the front ${cloud.feasible.length.toLocaleString("en")} are drawn; those left out lie where others are drawn, or are a random choice.`
       : "",
-    ...floored.map((axis) => `Values of ${axis.label} below ${(2 * axis.floor).toPrecision(2)} stand at the edge of the logarithmic axis.`),
+    ...floored.map((axis) => `Values of ${axis.label} below ${(2 * axis.floor / axis.divisor).toPrecision(2)} stand at the edge of the logarithmic axis.`),
     state.across !== "order" && across.split === "test" !== (up.split === "test") ? "One axis shows the test split, the other the search split." : "",
   ].filter(Boolean).join(" ");
   return Plotly.react("front", frontTraces(), layout({
-    xaxis: scale(across), yaxis: scale(up, { title: { text: titled(up), standoff: 8, font: { color: ink("ink"), size: 13 } } }),
+    xaxis: scale(across), yaxis: scale(up),
     shapes: frontShapes(), margin: { l: 64, r: 20, t: 22, b: 50 },
     uirevision: `${state.across}|${state.up}|${isLog(across)}|${isLog(up)}`,
   }), config);
@@ -556,6 +593,8 @@ function redrawFront() {
 
 const bitsTable = () => data.bits.find((table) => table.key === state.table);
 
+const bitsHeight = () => Math.min(Math.max(count * (count > 30 ? 8 : 18), 60), 560);
+
 function bitsAxis(changes = {}) {
   const n = data.layers.length;
   const every = Math.max(1, Math.ceil(n / Math.max(6, (byId("bits").clientWidth - 90) / 13)));
@@ -571,7 +610,7 @@ function drawBits() {
   const table = bitsTable();
   const steps = table.steps;
   const rowAxis = axes.get(data.row_axis);
-  const height = Math.min(Math.max(count * (count > 40 ? 7 : 18), 90), 560);
+  const height = bitsHeight();
   const labels = data.layers.map((layer) => layer.label.length);
   const bottom = data.layers.length > 8 || narrow() ? 16 + 5.6 * Math.min(28, Math.max(...labels)) : 40;
   byId("bits").style.height = `${height + bottom + 6}px`;
@@ -602,11 +641,9 @@ function drawBits() {
 
 function bitsShapes() {
   if (state.selected === null) return [];
-  const n = data.layers.length;
-  return [
-    { type: "rect", x0: -0.5, x1: n - 0.5, y0: state.selected - 0.5, y1: state.selected + 0.5, line: { color: ink("surface"), width: 5 } },
-    { type: "rect", x0: -0.5, x1: n - 0.5, y0: state.selected - 0.5, y1: state.selected + 0.5, line: { color: ink("knee"), width: 2.4 } },
-  ];
+  const pad = 0.5 + (2 * count) / bitsHeight(); // two pixels, so that thin rows stay visible inside
+  const box = { type: "rect", x0: -0.5, x1: data.layers.length - 0.5, y0: state.selected - pad, y1: state.selected + pad };
+  return [["surface", 4.5], ["knee", 2]].map(([color, width]) => ({ ...box, line: { color: ink(color), width } }));
 }
 
 /** The selected row of the heatmap, large: heights are bits, float is higher than all. */
@@ -766,9 +803,8 @@ function drawOptimism() {
   fill("optimism-pickers", ...(data.optimism.length > 1
     ? [picker("of", data.optimism.map((other, i) => [String(i), axes.get(other.search_axis).label]), String(state.optimism),
       (value) => { state.optimism = Number(value); drawOptimism(); })] : []));
-  const log = search.log && test.floor !== null;
-  const floor = Math.max(search.floor ?? 0, 0);
-  const at = (v) => (v === null || v === undefined ? null : log ? Math.max(v, floor) : v);
+  const log = optimismLog(entry);
+  const at = (v) => drawn(search, [v], log)[0];
   const trace = (values, points, rows, changes, text) => {
     const kept = rows.filter((i) => (points.values[search.key][i] ?? null) !== null && (points.values[test.key][i] ?? null) !== null);
     const y = kept.map((i) => at(points.values[test.key][i]));
@@ -784,8 +820,8 @@ function drawOptimism() {
   const all = [...Array(count).keys()];
   const traces = [
     trace((i) => marks.member[i], marks.points, marks.names.map((_, i) => i).filter((i) => !marks.reference[i]),
-      { marker: { size: 8, symbol: "diamond-open", color: ink("mark"), line: { width: 1.3 } }, bars: "rgba(0,0,0,0)" }, (i) => told(marks.names[i], marks.points.texts, i)),
-    trace((i) => i, members, all, { marker: { size: 7, color: ink("accent"), line: { color: ink("surface"), width: 0.8 } }, bars: ink("faint") }, (i) => told(members.ids[i], members.texts, i)),
+      { marker: { size: 8, symbol: "diamond-open", color: ink("mark"), line: { width: 1.3 } }, bars: "rgba(0,0,0,0)" }, (i) => told(marks.names[i], marks.points, i)),
+    trace((i) => i, members, all, { marker: { size: 7, color: ink("accent"), line: { color: ink("surface"), width: 0.8 } }, bars: ink("faint") }, (i) => told(members.ids[i], members, i)),
   ];
   const values = traces.flatMap((t) => [...t.x, ...t.y, ...t.y.map((v, j) => v + t.error_y.array[j]), ...t.y.map((v, j) => v - t.error_y.arrayminus[j])]);
   let [low, high] = [Math.min(...values), Math.max(...values)];
@@ -798,17 +834,19 @@ function drawOptimism() {
   const axis = (source, text) => ({ ...scale(source), type: log ? "log" : "linear", range, title: { text: plain(text), standoff: 10, font: { color: ink("ink"), size: 13 } } });
   return Plotly.react("optimism", [{ type: "scatter", mode: "lines", x: ends, y: ends, hoverinfo: "skip", line: { color: ink("faint"), width: 1, dash: "dot" } }, ...traces],
     layout({
-      xaxis: axis(search, `${search.label} on search`), yaxis: axis(test, `${search.label} on test`),
+      xaxis: axis(search, `${search.title}, search`), yaxis: axis(test, `${search.title}, test`),
       margin: { l: 60, r: 12, t: 8, b: 46 }, shapes: optimismShapes(),
     }), config);
 }
+
+const optimismLog = (entry) => axes.get(entry.search_axis).log && axes.get(entry.test_axis).floor !== null;
 
 function optimismShapes() {
   if (state.selected === null || !data.optimism.length) return [];
   const entry = data.optimism[state.optimism];
   const [x, y] = [members.values[entry.search_axis][state.selected], members.values[entry.test_axis][state.selected]];
-  const floor = axes.get(entry.search_axis).log ? axes.get(entry.search_axis).floor : -Infinity;
-  return x === null || y === null ? [] : [ring(Math.max(x, floor), Math.max(y, floor), 9)];
+  const search = axes.get(entry.search_axis);
+  return x === null || y === null ? [] : [ring(...drawn(search, [x, y], optimismLog(entry)), 9)];
 }
 
 // ---------------------------------------------------------------- selecting
