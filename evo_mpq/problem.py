@@ -99,6 +99,11 @@ def build_problem(
     Raises:
         EvoMpqError: whatever is wrong with the settings, the network or the data.
     """
+    with fixed_threads(settings.compute.threads):  # calibration is part of what threads can move by a bit
+        return _build(settings, base, progress)
+
+
+def _build(settings: Settings, base: Path | None, progress: ReportProgress) -> Problem:
     if settings.compute.device not in ("auto", "cpu"):
         raise ConfigError(
             [

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from evo_mpq.errors import NetworkError
 from evo_mpq.network.graph import Graph, Node, run
 from evo_mpq.network.layers import Layer, Use
 
@@ -26,7 +27,8 @@ class Statistics:
             included.
         means: for every use of a layer the mean of each output channel, bias included.
         deviations: likewise the standard deviations (population).
-        grams: for every layer with one use ``(groups, columns, columns)`` second moments of its inputs, float64.
+        grams: for every layer with one use, of whole rows, ``(groups, columns, columns)`` second moments of its
+            inputs, float64.
     """
 
     samples: Mapping[str, torch.Tensor]
@@ -74,8 +76,13 @@ def calibrate(
         if node.name in uses:
             layer, use = uses[node.name]
             means[node.name], deviations[node.name] = channel_statistics(value, use.channel_axis)
+            if not torch.isfinite(means[node.name]).all():
+                raise NetworkError(
+                    f"The float network's layer {layer.name} gives NaN or infinity on the calibration split; nothing "
+                    "could be compared with it. Check the split's samples and the scaling of the inputs."
+                )
             if second_moments and use.input is not None:
-                if not layer.shared:
+                if not layer.shared and _reads_whole_rows(graph, node, layer):
                     grams[layer.name] = _second_moments(node, layer, activations[use.input], centred)
                 readers[use.input] -= 1
                 if not readers[use.input]:
@@ -84,6 +91,15 @@ def calibrate(
     with torch.no_grad():
         run(graph, tensors, inputs, visit)
     return Statistics(samples, means, deviations, grams)
+
+
+def _reads_whole_rows(graph: Graph, node: Node, layer: Layer) -> bool:
+    """Whether the one operation that reads a layer's weight reads all of its columns, not a slice of them."""
+    weight = graph[node.args[2 if node.target == "aten.addmm.default" else 1].node]
+    n_weights = 1
+    for size in weight.shape:
+        n_weights *= size or 0
+    return n_weights // layer.uses[0].n_channels == layer.n_parameters // layer.n_rows
 
 
 def sorted_sample(values: torch.Tensor) -> torch.Tensor:
@@ -139,10 +155,11 @@ def _second_moments(node: Node, layer: Layer, inputs: torch.Tensor, centred: boo
 
 def _chunks(inputs: torch.Tensor, layer: Layer) -> Sequence[torch.Tensor]:
     if layer.kind == "linear" or not len(inputs):
-        return [inputs]
+        return (inputs,)
     patch = layer.n_parameters // layer.n_rows * layer.groups
     positions = inputs[0, 0].numel()
-    return inputs.split(max(1, _MOST_PATCHES // max(1, patch * positions)))
+    chunks: Sequence[torch.Tensor] = inputs.split(max(1, _MOST_PATCHES // max(1, patch * positions)))
+    return chunks
 
 
 def _columns(node: Node, layer: Layer, inputs: torch.Tensor) -> torch.Tensor:

@@ -24,9 +24,9 @@ from evo_mpq.compress.quantizers import (
     WeightQuantizer,
 )
 from evo_mpq.compress.state import CompressedState
-from evo_mpq.errors import PackedFileError
-from evo_mpq.network.calling import Forward
-from evo_mpq.network.graph import Graph
+from evo_mpq.errors import NetworkError, PackedFileError
+from evo_mpq.network.calling import Forward, tensors_of
+from evo_mpq.network.graph import Graph, Node
 from evo_mpq.network.layers import Layer, find_edges, find_layers
 from evo_mpq.network.network import Network
 from evo_mpq.network.tracing import trace
@@ -126,7 +126,13 @@ class Compressor:
         """The grid of an activation at ``bits``, from the float network's values on the calibration batch."""
         key = (source, bits)
         if key not in self._grids:
-            self._grids[key] = self.activation_quantizer.grid(self.statistics.samples[source], bits)
+            sample = self.statistics.samples[source]
+            if not torch.isfinite(sample).all():
+                raise NetworkError(
+                    f"An activation{_inside(self.network.graph[source])} ({source}) holds NaN or infinity on the "
+                    "calibration split, so that it cannot be quantized; leave activations at 32 bits and edges: none."
+                )
+            self._grids[key] = self.activation_quantizer.grid(sample, bits)
         return self._grids[key]
 
     def is_reference(self, policy: Policy) -> bool:
@@ -246,21 +252,20 @@ class CompressedModule(nn.Module):
             return self._program.run(self._tensors(args, kwargs), self._choice)
 
     def _tensors(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
-        candidates = [
+        candidates: list[Any] = [
             args[0] if len(args) == 1 and not kwargs else None,
             dict(kwargs),
             tuple(args),
             list(args),
         ]
         for inputs in candidates:
-            leaves, structure = pytree.tree_flatten(inputs)
-            if structure == self._structure:
-                return leaves
+            if pytree.tree_structure(inputs) == self._structure:
+                return tensors_of(inputs)
         for inputs in (args[0] if args else None, kwargs):
             if isinstance(inputs, Mapping) and self._structure.type is not None:
                 keys = list(self._structure.context) if issubclass(self._structure.type, dict) else []
                 if set(keys) == set(inputs):
-                    return pytree.tree_leaves({key: inputs[key] for key in keys})
+                    return tensors_of({key: inputs[key] for key in keys})
         raise TypeError(
             "The compressed network takes the inputs that it was traced with "
             f"({self._structure.num_leaves} tensors, {self._structure}), not {len(args)} arguments and the keywords "
@@ -316,6 +321,10 @@ def load_packed(data: bytes, name: str, module: nn.Module, forward: Forward | No
     return CompressedModule(traced.structure, program, choice, state)
 
 
+def _inside(node: Node) -> str:
+    return f" in {node.module}" if node.module else ""
+
+
 def _check_same_graph(graph: Graph, nodes: Sequence[str], name: str) -> None:
     own = graph.node_hashes()
     if own == list(nodes):
@@ -325,8 +334,7 @@ def _check_same_graph(graph: Graph, nodes: Sequence[str], name: str) -> None:
         where = f"it has {len(own)} operations and tensors, the file's network had {len(nodes)}"
     else:
         node = graph.nodes[different]
-        inside = f" in {node.module}" if node.module else ""
-        where = f"the first that differs is {node.name} ({node.target}){inside}"
+        where = f"the first that differs is {node.name} ({node.target}){_inside(node)}"
     raise PackedFileError(
         f"{name} was made of another network than the given one: {where}. Build the network exactly as for the run."
     )

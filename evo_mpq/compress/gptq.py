@@ -16,20 +16,22 @@ def inverse_factor(gram: torch.Tensor) -> torch.Tensor:
     Damping is 1 % of the mean diagonal, and ten times more as often as the factorization fails.
 
     Args:
-        gram: ``(columns, columns)`` second moments, float64; columns that are never active count as unit variance.
+        gram: ``(columns, columns)`` second moments, float64; columns that never vary count as average ones.
 
     Returns:
         ``(columns, columns)`` float32.
     """
     gram = gram.double().clone()
     diagonal = gram.diagonal()
-    diagonal[diagonal <= 0] = 1.0
+    active = diagonal > 0
+    diagonal[~active] = diagonal[active].mean() if active.any() else 1.0
     damping = _DAMPING * float(diagonal.mean())
     identity = torch.eye(len(gram), dtype=gram.dtype)
     for _ in range(8):
         factor, failed = torch.linalg.cholesky_ex(gram + damping * identity)
         if not int(failed):
-            return torch.linalg.cholesky(torch.cholesky_inverse(factor), upper=True).float()
+            inverse: torch.Tensor = torch.cholesky_inverse(factor)
+            return torch.linalg.cholesky(inverse, upper=True).float()
         damping *= 10
     raise ArithmeticError("The inputs' second moments are not finite; no damping makes them positive definite.")
 

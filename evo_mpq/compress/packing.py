@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import struct
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -33,6 +34,7 @@ from evo_mpq.errors import PackedFileError
 from evo_mpq.network.graph import Graph
 from evo_mpq.network.layers import Layer
 from evo_mpq.network.network import Network, TensorSignature
+from evo_mpq.network.tracing import WEIGHT_VIEWS
 from evo_mpq.space.policy import LayerPolicy, Policy
 
 FORMAT = "evo-mpq packed 1"
@@ -116,12 +118,17 @@ class Layout:
 def _other_tensors(graph: Graph, tensors: Mapping[str, torch.Tensor], layers: Sequence[Layer]) -> tuple[str, ...]:
     """Tensors that are no layer's weight and not only biases that the affines take over."""
     weights = {layer.parameter for layer in layers}
-    uses = {use.node for layer in layers for use in layer.uses}
-    biases = {use.bias for layer in layers for use in layer.uses if use.bias is not None}
-    absorbed = {
-        graph[name].target for name in biases if graph[name].op == "tensor" and uses.issuperset(graph.consumers[name])
-    }
+    biases = {use.node: use.bias for layer in layers for use in layer.uses}
+    absorbed = {node.target for node in graph if node.op == "tensor" and _is_only_bias(graph, node.name, biases)}
     return tuple(name for name in tensors if name not in weights | absorbed)
+
+
+def _is_only_bias(graph: Graph, name: str, biases: Mapping[str, str | None]) -> bool:
+    """Whether a tensor, and every view of it, is nothing but the bias of layers' operations."""
+    return all(
+        biases.get(reader) == name or (graph[reader].target in WEIGHT_VIEWS and _is_only_bias(graph, reader, biases))
+        for reader in graph.consumers[name]
+    )
 
 
 def _vector_bytes(n: int) -> int:
@@ -149,7 +156,7 @@ def pack(network: Network, layout: Layout, state: CompressedState, settings: Map
             section += _grid_bytes(state.edge_grids[name])
         for name in layout.others:
             section += _raw(state.tensors[name])
-    return _header(network, state.policy, settings, reference, len(section)) + bytes(section)
+    return _header(network, state.policy, settings, reference, bytes(section)) + bytes(section)
 
 
 def _layer_section(layer: Layer, layout: Layout, state: CompressedState) -> bytes:
@@ -192,7 +199,7 @@ def unpack_bits(data: bytes, bits: int, n: int) -> np.ndarray[Any, np.dtype[np.u
     """
     flat = np.unpackbits(np.frombuffer(data, dtype=np.uint8), count=n * bits, bitorder="little")
     weights = (1 << np.arange(bits)).astype(np.uint8)
-    return (flat.reshape(n, bits) * weights).sum(1).astype(np.uint8)
+    return np.asarray((flat.reshape(n, bits) * weights).sum(1), dtype=np.uint8)
 
 
 def _raw(tensor: torch.Tensor) -> bytes:
@@ -218,18 +225,19 @@ def _policy_text(network: Network, policy: Policy) -> str:
     return "{" + ",".join(f'"{key}":{text}' for key, text in columns.items()) + "}"
 
 
-def _header(network: Network, policy: Policy, settings: Mapping[str, Any], reference: bool, n_bytes: int) -> bytes:
-    text = _header_text(network, _policy_text(network, policy), settings, reference, n_bytes)
+def _header(network: Network, policy: Policy, settings: Mapping[str, Any], reference: bool, section: bytes) -> bytes:
+    metadata = _metadata(network, policy, settings, reference)
+    text = _header_text(metadata, _checksum(metadata, section), len(section))
     length = header_bytes(network) - 8
     if len(text) > length:
         raise ValueError(f"The header's text has {len(text)} bytes, more than the {length} that are reserved.")
     return struct.pack("<Q", length) + text.ljust(length)
 
 
-def _header_text(network: Network, policy: str, settings: Mapping[str, Any], reference: bool, n_bytes: int) -> bytes:
-    metadata = {
+def _metadata(network: Network, policy: Policy, settings: Mapping[str, Any], reference: bool) -> dict[str, str]:
+    return {
         "format": FORMAT,
-        "policy": policy,
+        "policy": _policy_text(network, policy),
         "reference": str(int(reference)),
         "compressor": json.dumps(settings, separators=(",", ":")),
         "inputs": json.dumps([asdict(entry) for entry in network.signature], separators=(",", ":")),
@@ -238,8 +246,16 @@ def _header_text(network: Network, policy: str, settings: Mapping[str, Any], ref
         "output": json.dumps(network.output),
         "nodes": "".join(network.graph.node_hashes()),
     }
+
+
+def _checksum(metadata: Mapping[str, str], section: bytes) -> str:
+    """CRC-32 of everything that a packed file says, eight hexadecimal digits."""
+    return f"{zlib.crc32(section, zlib.crc32(json.dumps(metadata).encode())):08x}"
+
+
+def _header_text(metadata: Mapping[str, str], checksum: str, n_bytes: int) -> bytes:
     header = {
-        "__metadata__": metadata,
+        "__metadata__": {**metadata, "checksum": checksum},
         "packed": {"dtype": "U8", "shape": [n_bytes], "data_offsets": [0, n_bytes]},
     }
     return json.dumps(header, separators=(",", ":")).encode()
@@ -251,7 +267,7 @@ _SETTINGS_BYTES = 320  # reserved for the compressor's settings, escaped
 def header_bytes(network: Network) -> int:
     """Bytes before the section: the length field and the padded header, the same for every policy."""
     policy = Policy.uniform([layer.name for layer in network.layers], 32, 32)
-    text = _header_text(network, _policy_text(network, policy), {}, True, _WIDEST_COUNT)
+    text = _header_text(_metadata(network, policy, {}, True), "00000000", _WIDEST_COUNT)
     return 8 + -(-(len(text) + _SETTINGS_BYTES) // 8) * 8
 
 
@@ -299,12 +315,17 @@ def read_packed(data: bytes, name: str) -> PackedFile:
         section = data[8 + length :]
         if len(section) != header["packed"]["data_offsets"][1]:
             raise ValueError(f"{header['packed']['data_offsets'][1]} bytes were announced, {len(section)} are there")
+        if metadata.pop("checksum") != _checksum(metadata, section):
+            raise ValueError("its checksum does not fit its content, so it is damaged")
         policy = json.loads(metadata["policy"])
         hashes = metadata["nodes"]
         return PackedFile(
             json.loads(metadata["compressor"]),
             metadata["reference"] == "1",
-            tuple(TensorSignature(tuple(entry["shape"]), entry["dtype"]) for entry in json.loads(metadata["inputs"])),
+            tuple(
+                TensorSignature(tuple(entry["shape"]), entry["dtype"], tuple(entry["dynamic"]))
+                for entry in json.loads(metadata["inputs"])
+            ),
             pytree.treespec_loads(metadata["structure"]),
             json.loads(metadata["forward"]),
             json.loads(metadata["output"]),
@@ -337,7 +358,8 @@ class _Reader:
 
     def vector(self, n: int) -> torch.Tensor:
         (exponent,) = struct.unpack("<b", self.take(1))
-        return torch.frombuffer(bytearray(self.take(2 * n)), dtype=torch.float16).float() * 2.0**exponent
+        halves = torch.frombuffer(bytearray(self.take(2 * n)), dtype=torch.float16)
+        return torch.mul(halves.float(), 2.0**exponent)
 
     def grid(self, bits: int) -> ActivationGrid:
         scale, zero_point = struct.unpack("<fB", self.take(_GRID_BYTES))

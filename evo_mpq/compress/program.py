@@ -16,7 +16,7 @@ import torch
 from evo_mpq.compress.calibration import channel_statistics
 from evo_mpq.compress.correction import Correction, corrected_affine
 from evo_mpq.compress.quantizers import ActivationGrid, stored_vector
-from evo_mpq.network.graph import Graph, Node, Ref, operator, substitute
+from evo_mpq.network.graph import Graph, Node, Ref, constant, operator, substitute
 from evo_mpq.network.layers import Layer, Use
 
 Affine = tuple[torch.Tensor, torch.Tensor]
@@ -154,7 +154,8 @@ class Program:
 
     def plain_affine(self, use: Use) -> Affine:
         """The affine that only adds the operation's own bias, rounded to what a packed file stores."""
-        bias = self._tensors[self._graph[use.bias].target] if use.bias is not None else torch.zeros(use.n_channels)
+        bias = constant(self._graph, self._tensors, use.bias) if use.bias is not None else torch.zeros(1)
+        bias = bias.reshape(-1).expand(use.n_channels)
         scale = torch.ones(use.n_channels)
         return broadcastable(self._graph, use, scale), broadcastable(self._graph, use, stored_vector(bias))
 

@@ -52,15 +52,17 @@ class WeightGrid:
 
 
 class WeightQuantizer(Protocol):
-    """What chooses the integer grid of a weight matrix; the protocol for plug-ins.
+    """What chooses the integer grid of a weight matrix; the protocol for plug-ins."""
 
-    Attributes:
-        rounding: ``"nearest"`` or ``"gptq"``.
-        symmetric: whether all zero points are 0 (and are not stored).
-    """
+    @property
+    def rounding(self) -> str:
+        """``"nearest"`` or ``"gptq"``."""
+        ...
 
-    rounding: str
-    symmetric: bool
+    @property
+    def symmetric(self) -> bool:
+        """Whether all zero points are 0 (and are not stored)."""
+        ...
 
     def group_size(self, n_columns: int) -> int:
         """Columns that share a scale."""
@@ -160,9 +162,19 @@ def _positive(scale: torch.Tensor) -> torch.Tensor:
 
 
 def half_exponent(values: torch.Tensor) -> int:
-    """The power of two that brings the largest magnitude of ``values`` into [1, 2); 0 for all zeros."""
+    """The power of two that brings the largest magnitude of ``values`` into [1, 2) after rounding to float16.
+
+    0 for all zeros.
+
+    >>> half_exponent(torch.tensor([0.1, -5.0])), half_exponent(torch.tensor([3.9999]))
+    (2, 2)
+    """
     largest = float(values.abs().max()) if values.numel() else 0.0
-    return max(-127, min(127, math.frexp(largest)[1] - 1)) if largest > 0 else 0
+    if largest == 0:
+        return 0
+    fraction, exponent = math.frexp(largest)  # a fraction in [0.5, 1) has 11 bits in float16
+    rounds_up = fraction >= 1 - 2**-12
+    return max(-127, min(127, exponent - 1 + rounds_up))
 
 
 def stored_vector(values: torch.Tensor) -> torch.Tensor:
@@ -217,13 +229,13 @@ class ActivationQuantizer:
             low, high = min(float(bounds[0]), 0.0), max(float(bounds[1]), 0.0)
         if self.clip != "mse" or low == high:
             return _activation_grid(low, high, bits)
-        best, grid = float("inf"), _activation_grid(low, high, bits)
+        best, grid, chosen = float("inf"), _activation_grid(low, high, bits), (low, high)
         # First the side that is usually longer, then the other: two line searches find the rectangle's optimum.
         for side in ("high", "low", "high"):
             bound = high if side == "high" else low
             for fraction in torch.linspace(1.0, _SMALLEST_CLIP / 2, _CLIP_STEPS).tolist():
                 ends = (low, bound * fraction) if side == "high" else (bound * fraction, high)
-                candidate = _activation_grid(*ends, bits)
+                candidate = _activation_grid(ends[0], ends[1], bits)
                 error = float((candidate(flat) - flat).square_().sum())
                 if error < best:
                     best, grid, chosen = error, candidate, ends

@@ -92,18 +92,17 @@ class _Payload:
     compressor: Compressor
     quantities: tuple[Quantity, ...]
     memory: int
-    threads: int
 
 
 _worker: InProcess | None = None
 """The executor of this worker process; a process pool can hand tasks only what is global there."""
 
 
-def _start_worker(payload: bytes, parent: int) -> None:
+def _start_worker(payload: bytes, parent: int, threads: int) -> None:
     global _worker
     threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
+    torch.set_num_threads(threads)
     given: _Payload = pickle.loads(payload)
-    torch.set_num_threads(given.threads)
     _worker = InProcess(given.compressor, given.quantities, given.memory)
 
 
@@ -133,12 +132,12 @@ class Processes:
         self, compressor: Compressor, quantities: Sequence[Quantity], memory: int, workers: int, threads: int
     ) -> None:
         self._workers = workers
-        payload = pickle.dumps(_Payload(compressor, tuple(quantities), memory // workers, threads))
+        payload = pickle.dumps(_Payload(compressor, tuple(quantities), memory // workers))
         self._pool = ProcessPoolExecutor(
             workers,
             mp_context=multiprocessing.get_context("spawn"),
             initializer=_start_worker,
-            initargs=(payload, os.getpid()),
+            initargs=(payload, os.getpid(), threads),
         )
 
     def measure(

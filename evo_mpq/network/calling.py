@@ -77,6 +77,11 @@ def _describe(value: Any) -> str:
 def tensors_of(inputs: Any) -> list[torch.Tensor]:
     """The tensors of a batch's inputs, in the order in which the traced graph takes them.
 
+    Floating-point ones become float32, as the traced network's parameters are.
+
+    >>> [tensor.dtype for tensor in tensors_of({"x": torch.ones(2).half(), "mask": torch.ones(2).bool()})]
+    [torch.float32, torch.bool]
+
     Raises:
         NetworkError: something in the inputs is no tensor.
     """
@@ -87,7 +92,7 @@ def tensors_of(inputs: Any) -> list[torch.Tensor]:
                 f"The inputs of a batch hold {_describe(leaf)} ({leaf!r}); only tensors can be traced. Bind other "
                 'arguments in a function of your own: `model: {forward: "my_nets:call"}`.'
             )
-    return leaves
+    return [leaf.float() if leaf.is_floating_point() else leaf for leaf in leaves]
 
 
 class FlatCall(nn.Module):

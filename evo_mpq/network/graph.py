@@ -53,7 +53,8 @@ class Node:
     @property
     def signature(self) -> str:
         """Text that is equal for two nodes if they compute the same from the same inputs."""
-        return f"{self.op} {self.name} {self.target} {self.args!r} {dict(self.kwargs or {})!r}"
+        shape = self.shape if self.op == "tensor" else ""  # of other values it follows, or depends on the batch
+        return f"{self.op} {self.name} {self.target} {shape} {self.args!r} {dict(self.kwargs or {})!r}"
 
 
 def references(value: Any) -> Iterator[Ref]:
@@ -155,6 +156,15 @@ def operator(target: str) -> Callable[..., Any]:
     name, _, overload = rest.partition(".")
     packet = getattr(getattr(torch.ops, namespace), name)
     return getattr(packet, overload or "default")  # type: ignore[no-any-return]
+
+
+def constant(graph: Graph, tensors: Mapping[str, torch.Tensor], name: str) -> Any:
+    """The value of a node that depends on no input of the network."""
+    node = graph[name]
+    if node.op == "tensor":
+        return tensors[node.target]
+    args, kwargs = substitute((node.args, node.kwargs or {}), lambda ref: constant(graph, tensors, ref.node))
+    return operator(node.target)(*args, **kwargs)
 
 
 def run(

@@ -25,7 +25,10 @@ _KINDS = {
     "aten.embedding.default": "embedding",
 }
 _RANKS = {"conv1d": 3, "conv2d": 4, "linear": 2, "embedding": 2}
+# `x @ weight`: unlike a linear layer's, the weight's last axis counts output channels.
+_PRODUCTS = ("aten.addmm.default", "aten.mm.default", "aten.matmul.default")
 _TRANSPOSITIONS = {"aten.t.default", "aten.transpose.int", "aten.permute.default"}
+_SOFTMAX = ("aten.softmax", "aten._softmax")
 _EDGE_READERS = (
     "aten.add.Tensor",
     "aten.sub.Tensor",
@@ -45,7 +48,7 @@ class Use:
     Attributes:
         node: the operation's name.
         input: name of the activation that it multiplies with the weight; None for an embedding.
-        bias: name in the network's state of what is added, or None.
+        bias: name of the node that is added and depends on no input, or None.
         channel_axis: axis of the output that counts the weight's rows.
         n_channels: size of that axis.
         correctable: whether statistics correction applies; not where one module is called more than once.
@@ -114,6 +117,7 @@ def find_layers(graph: Graph, macs: Mapping[str, int]) -> tuple[Layer, ...]:
     written as ``linear``, ``addmm``, ``mm`` or ``matmul``. Operations on two activations are no layers.
     """
     roots = _weight_roots(graph)
+    activations = graph.downstream([node.name for node in graph if node.op == "input"])
     found: dict[str, list[tuple[Node, str, bool]]] = {}
     for node in graph:
         kind = _KINDS.get(node.target)
@@ -121,26 +125,37 @@ def find_layers(graph: Graph, macs: Mapping[str, int]) -> tuple[Layer, ...]:
         if kind is None or weight is None or weight not in roots:
             continue
         parameter, flipped = roots[weight]
-        if graph[parameter].floating and len(graph[weight].shape) == _RANKS[kind]:
-            # `linear` multiplies with the transposed weight, `mm` and its kin with the weight as it is.
-            transposed = flipped if node.target in ("aten.linear.default",) or kind != "linear" else not flipped
-            found.setdefault(parameter, []).append((node, kind, transposed))
+        ranks = {len(graph[parameter].shape), len(graph[weight].shape)}  # matrices cut from a larger tensor are none
+        if not graph[parameter].floating or ranks != {_RANKS[kind]} or (flipped and kind.startswith("conv")):
+            continue
+        if _bias_argument(node) in activations:
+            continue  # adds an activation, which no affine could take over
+        # `linear` multiplies with the transposed weight, `mm` and its kin with the weight as it is.
+        transposed = not flipped if node.target in _PRODUCTS else flipped
+        found.setdefault(parameter, []).append((node, kind, transposed))
+    taken = {node.target for node in graph if node.op == "tensor"}
     layers = []
     for parameter, uses in found.items():
         if len({transposed for _, _, transposed in uses}) > 1:
             continue  # rows in one operation are columns in another: no single scale per output channel exists
-        layers.append(_layer(graph, graph[parameter], uses, macs))
+        target = graph[parameter].target
+        name = _layer_name(target)
+        name = target if name in taken else name  # `proj.weight` and `proj_weight` may both exist
+        taken.add(name)
+        layers.append(_layer(graph, name, graph[parameter], uses, macs))
     return tuple(layers)
 
 
-def _layer(graph: Graph, parameter: Node, uses: list[tuple[Node, str, bool]], macs: Mapping[str, int]) -> Layer:
+def _layer(
+    graph: Graph, name: str, parameter: Node, uses: list[tuple[Node, str, bool]], macs: Mapping[str, int]
+) -> Layer:
     nodes = [node for node, _, _ in uses]
     modules = [node.module for node in nodes]
     kinds = [kind for _, kind, _ in uses]
     kind = next((kind for kind in kinds if kind != "embedding"), "embedding")
     views = [_weight_argument(node) for node in nodes]
     return Layer(
-        _layer_name(parameter.target),
+        name,
         kind,
         parameter.target,
         tuple(size or 0 for size in parameter.shape),
@@ -153,7 +168,7 @@ def _layer(graph: Graph, parameter: Node, uses: list[tuple[Node, str, bool]], ma
                 node,
                 use_kind,
                 transposed,
-                (modules.count(node.module) == 1 or views.count(view) == 1 < len(set(views))),
+                modules.count(node.module) == 1 or views.count(view) == 1 < len(set(views)),
             )
             for (node, use_kind, transposed), view in zip(uses, views, strict=True)
         ),
@@ -165,20 +180,10 @@ def _use(graph: Graph, node: Node, kind: str, transposed: bool, correctable: boo
     if kind == "embedding":
         columns = weight.shape[0] if transposed else weight.shape[-1]
         return Use(node.name, None, None, len(node.shape) - 1, int(columns or 0), correctable)
-    rows = int(
-        (
-            weight.shape[-1]
-            if node.target in ("aten.addmm.default", "aten.mm.default", "aten.matmul.default")
-            else weight.shape[0]
-        )
-        or 0
-    )
-    if node.target == "aten.addmm.default":
-        bias, source = node.args[0], node.args[1]
-    else:
-        bias, source = (node.args[2] if len(node.args) > 2 else None), node.args[0]
+    rows = int((weight.shape[-1] if node.target in _PRODUCTS else weight.shape[0]) or 0)
+    source = node.args[1 if node.target == "aten.addmm.default" else 0]
     axis = 1 if kind.startswith("conv") else len(node.shape) - 1
-    return Use(node.name, source.node, bias.node if isinstance(bias, Ref) else None, axis, rows, correctable)
+    return Use(node.name, source.node, _bias_argument(node), axis, rows, correctable)
 
 
 def _weight_argument(node: Node) -> str | None:
@@ -187,6 +192,14 @@ def _weight_argument(node: Node) -> str | None:
     if node.target not in _KINDS or len(node.args) <= position or not isinstance(node.args[position], Ref):
         return None
     if node.target == "aten.addmm.default" and any((node.kwargs or {}).get(key, 1) != 1 for key in ("alpha", "beta")):
+        return None
+    return str(node.args[position].node)
+
+
+def _bias_argument(node: Node) -> str | None:
+    """Name of the node that an operation adds to its product, if any."""
+    position = {"aten.embedding.default": None, "aten.addmm.default": 0}.get(node.target, 2)
+    if position is None or len(node.args) <= position or not isinstance(node.args[position], Ref):
         return None
     return str(node.args[position].node)
 
@@ -205,7 +218,7 @@ def _weight_roots(graph: Graph) -> dict[str, tuple[str, bool]]:
 
 def _layer_name(parameter: str) -> str:
     head, _, last = parameter.rpartition(".")
-    if last == "weight":
+    if last == "weight" and head:
         return head
     return parameter.removesuffix("_weight")  # attention's in_proj_weight, q_proj_weight, …
 
@@ -226,8 +239,11 @@ def find_edges(graph: Graph, layers: tuple[Layer, ...]) -> dict[str, tuple[str, 
     after = graph.downstream([name for name in uses if graph[name].target != "aten.embedding.default"])
     edges: dict[str, tuple[str, ...]] = {}
     for node in graph:
-        if not node.target.startswith(_EDGE_READERS) or node.name not in after or not node.floating:
+        if not node.target.startswith(_EDGE_READERS) or node.name not in after:
             continue
+        readers = [graph[name].target for name in graph.consumers[node.name]]
+        if readers and all(target.startswith(_SOFTMAX) for target in readers):
+            continue  # scores and mask of an attention: its products stay float
         activations = [name for name in node.inputs if graph[name].floating and graph[name].op == "call"]
         combines = node.target in ("aten.add.Tensor", "aten.sub.Tensor")
         if combines and len(activations) < 2:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,28 +20,26 @@ from evo_mpq.network.layers import Layer, count_macs, find_edges, find_layers
 from evo_mpq.network.splits import Split, Splits
 from evo_mpq.network.tracing import Traced, evaluation_copy, trace
 
+_TRACING_TOLERANCE = 1e-3  # of the largest output; folding batch normalization and other kernels stay far below
+
 
 @dataclass(frozen=True)
 class TensorSignature:
     """One tensor of a batch's inputs.
 
     Attributes:
-        shape: None where the size varies between batches.
+        shape: of two samples.
         dtype: e.g. ``"float32"``.
+        dynamic: dimensions whose size varies between batches; the others always have that of ``shape``.
     """
 
-    shape: tuple[int | None, ...]
+    shape: tuple[int, ...]
     dtype: str
+    dynamic: tuple[int, ...] = (0,)
 
     def zeros(self) -> torch.Tensor:
         """Two samples of zeros."""
-        sizes = [2 if size is None else size for size in self.shape]
-        return torch.zeros(sizes, dtype=getattr(torch, self.dtype))
-
-    @property
-    def dynamic(self) -> tuple[int, ...]:
-        """Dimensions whose size varies."""
-        return tuple(i for i, size in enumerate(self.shape) if size is None)
+        return torch.zeros(self.shape, dtype=getattr(torch, self.dtype))
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,9 +137,10 @@ def trace_network(
         NetworkError: the network cannot run on its data, cannot be traced, or has no layer that can be quantized.
     """
     batches = [first_batch(split) for split in (splits.calibration, splits.search, splits.test)]
-    _check_on_data(module, batches[0], forward or default_forward, output)
+    outputs = _run_on_data(module, batches[0], forward or default_forward, output)
     signature = input_signature(batches)
     traced = trace(module, batches[0], dynamic=[entry.dynamic for entry in signature], forward=forward, output=output)
+    _check_traced(traced, batches[0], outputs)
     return from_traced(traced, signature, splits, name=name, forward_name=forward_name, output=output)
 
 
@@ -167,6 +167,11 @@ def from_traced(
             "The network has no layer that can be quantized: no Conv1d, Conv2d, Linear or Embedding was found among "
             f"its {len(traced.graph)} operations."
         )
+    for layer in layers:
+        if not torch.isfinite(traced.tensors[layer.parameter]).all():
+            raise NetworkError(
+                f"The weights of {layer.name} hold NaN or infinity, so they cannot be quantized. Check the weights file."
+            )
     edges = find_edges(traced.graph, layers)
     return Network(
         name,
@@ -194,23 +199,23 @@ def input_signature(batches: Sequence[Any]) -> tuple[TensorSignature, ...]:
     result = []
     for tensors in zip(*columns, strict=True):
         first = tensors[0]
-        shape = tuple(
-            None if axis == 0 or any(tensor.shape[axis] != size for tensor in tensors) else size
-            for axis, size in enumerate(first.shape)
-        )
-        result.append(TensorSignature(shape, str(first.dtype).removeprefix("torch.")))
+        differing = [axis for axis, size in enumerate(first.shape) if any(t.shape[axis] != size for t in tensors)]
+        dynamic = tuple(sorted({0, *differing}))
+        result.append(TensorSignature((2, *first.shape[1:]), str(first.dtype).removeprefix("torch."), dynamic))
     return tuple(result)
 
 
-def _check_on_data(module: nn.Module, inputs: Any, forward: Forward, output: str | int | None) -> None:
-    """One real forward pass in the network's own terms, on a copy."""
+def _run_on_data(module: nn.Module, inputs: Any, forward: Forward, output: str | int | None) -> torch.Tensor:
+    """The output of one real forward pass in the network's own terms, on copies of network and data."""
     if not isinstance(module, nn.Module):
         raise NetworkError(f"A network is a torch.nn.Module, not a {type(module).__name__}.")
-    shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors_of(inputs))
+    tensors = tensors_of(inputs)
+    shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
     network = evaluation_copy(module)
+    own = pytree.tree_unflatten([tensor.clone() for tensor in tensors], pytree.tree_structure(inputs))
     try:
-        with torch.no_grad():
-            outputs = forward(network, inputs)
+        with torch.no_grad(), _without_fast_path():
+            outputs = forward(network, own)
     except EvoMpqError:
         raise
     except Exception as error:
@@ -220,7 +225,7 @@ def _check_on_data(module: nn.Module, inputs: Any, forward: Forward, output: str
             '`model: {forward: "my_nets:call"}` can adapt one to the other.'
         ) from error
     chosen = select_output(outputs, output)
-    n_samples = tensors_of(inputs)[0].shape[0]
+    n_samples = tensors[0].shape[0]
     if chosen.dim() == 0 or chosen.shape[0] != n_samples:
         raise NetworkError(
             f"The network's output has shape {tuple(chosen.shape)} for a batch of {n_samples}; its first dimension "
@@ -231,3 +236,34 @@ def _check_on_data(module: nn.Module, inputs: Any, forward: Forward, output: str
             "The float network's own output holds NaN or infinity on the first calibration batch; nothing could be "
             "compared with it. Check the weights file and the scaling of the inputs."
         )
+    return chosen
+
+
+@contextmanager
+def _without_fast_path() -> Iterator[None]:
+    """Attention by its own operations: the fused path, which cannot be traced, sets padded positions to zero."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def _check_traced(traced: Traced, inputs: Any, outputs: torch.Tensor) -> None:
+    """Whether the graph computes what the network computes: random numbers and frozen values are found here."""
+    with torch.no_grad():
+        found = run(traced.graph, traced.tensors, tensors_of(inputs))
+    if found.shape != outputs.shape:
+        how = f"its output has shape {tuple(found.shape)} instead of {tuple(outputs.shape)}"
+    else:
+        largest = float(outputs.double().abs().max())
+        difference = float((found.double() - outputs.double()).abs().max())
+        if difference <= _TRACING_TOLERANCE * largest:
+            return
+        how = f"its output differs by {difference:.2g} where the largest value is {largest:.2g}"
+    raise NetworkError(
+        f"The traced network does not compute what the network computes: on the first calibration batch {how}. Usual "
+        "reasons: dropout or other random numbers that stay on in evaluation mode, autocast inside the network, numbers "
+        "taken out of tensors (`.item()`, numpy) that were frozen while tracing."
+    )

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import copy
+import io
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
-from torch.export.graph_signature import InputKind
+from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
-from evo_mpq.errors import NetworkError
+from evo_mpq.errors import EvoMpqError, NetworkError
 from evo_mpq.network.calling import FlatCall, Forward, default_forward, tensors_of
 from evo_mpq.network.graph import Graph, Node, Ref, substitute
 
@@ -88,7 +90,7 @@ def trace(
     Raises:
         NetworkError: the network cannot be called or traced; with torch's reason and the usual remedy.
     """
-    leaves, structure = pytree.tree_flatten(inputs)
+    structure = pytree.tree_structure(inputs)
     leaves = tensors_of(inputs)
     network = evaluation_copy(module)
     flat = FlatCall(network, structure, forward or default_forward, output).eval()
@@ -98,8 +100,17 @@ def trace(
         {dim: torch.export.Dim.DYNAMIC for dim in dims if dim < example.dim()}
         for dims, example in zip(dimensions, examples, strict=True)
     )
-    with torch.no_grad():
-        flat(*examples)  # a mismatch of network and data is told in the network's own terms, not the tracer's
+    try:
+        with torch.no_grad():
+            flat(*(example.clone() for example in examples))  # it may write into its inputs
+    except EvoMpqError:
+        raise
+    except Exception as error:
+        # A mismatch of network and data is told in the network's own terms, not the tracer's.
+        shapes_given = ", ".join(str(tuple(example.shape)) for example in examples)
+        raise NetworkError(
+            f"The network rejects inputs of shape {shapes_given}: {type(error).__name__}: {error}."
+        ) from error
     try:
         with torch.enable_grad(), _quiet():
             # Gradients keep attention modules off their fused inference path, whose operator cannot be quantized.
@@ -142,19 +153,18 @@ def _at_least_two(tensor: torch.Tensor) -> torch.Tensor:
     return torch.cat([tensor, tensor])[:2].contiguous() if len(tensor) < 2 else tensor[:2].contiguous()
 
 
-class _quiet:  # noqa: N801
-    """Keeps the tracer's own warnings and log lines off the user's screen."""
-
-    def __enter__(self) -> None:
-        self._warnings = warnings.catch_warnings()
-        self._warnings.__enter__()
-        warnings.simplefilter("ignore")
-        self._level = logging.getLogger("torch").level
-        logging.getLogger("torch").setLevel(logging.CRITICAL)
-
-    def __exit__(self, *exception: object) -> None:
-        logging.getLogger("torch").setLevel(self._level)
-        self._warnings.__exit__(None, None, None)
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the tracer's own warnings, log lines and printed graphs off the user's screen."""
+    logger = logging.getLogger("torch")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _why_not_traceable(error: Exception) -> str:
@@ -176,15 +186,16 @@ def _plain(program: Any, network: nn.Module) -> tuple[Graph, dict[str, torch.Ten
         **{name: tensor for name, tensor in program.constants.items() if isinstance(tensor, torch.Tensor)},
     }
     specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
-    outputs = [spec.arg.name for spec in program.graph_signature.output_specs]
-    mutated = [spec.target for spec in program.graph_signature.output_specs if spec.kind.name.endswith("MUTATION")]
+    # A network that writes into its inputs (a first ReLU in place) is still a function of them.
+    harmless = (OutputKind.USER_OUTPUT, OutputKind.USER_INPUT_MUTATION)
+    mutated = [spec.target for spec in program.graph_signature.output_specs if spec.kind not in harmless]
     if mutated:
         raise NetworkError(
             f"The network changes its own state in evaluation mode ({', '.join(map(str, mutated))}); a compressed "
             "network is a pure function of its inputs. Keep such counters out of `forward` in evaluation mode."
         )
     nodes: list[Node] = []
-    names: dict[str, Ref | Any] = {}  # value of the exported node: our node, or the node that it is identical to
+    names: dict[str, Any] = {}  # by exported node: a Ref to our node or to the one it is identical to, or several
     tensor_nodes: dict[str, str] = {}
     tensors: dict[str, torch.Tensor] = {}
     n_inputs = 0
@@ -202,7 +213,8 @@ def _plain(program: Any, network: nn.Module) -> tuple[Graph, dict[str, torch.Ten
                 if name in tensor_nodes:
                     names[node.name] = Ref(tensor_nodes[name])
                     return
-                tensors[name] = lifted[target].detach().clone()
+                # Other layouts in memory make kernels round differently than what a packed file gives back.
+                tensors[name] = lifted[target].detach().clone(memory_format=torch.contiguous_format)
                 tensor_nodes[name] = node.name
                 nodes.append(_node(node, "tensor", name))
             names[node.name] = Ref(node.name)
@@ -244,7 +256,9 @@ def _plain(program: Any, network: nn.Module) -> tuple[Graph, dict[str, torch.Ten
                 add(node, prefix)
 
     walk(program.graph_module, "")
-    output = names[outputs[0]]
+    (output,) = [
+        names[spec.arg.name] for spec in program.graph_signature.output_specs if spec.kind == OutputKind.USER_OUTPUT
+    ]
     return _without_dead_nodes(Graph(nodes, output.node)), tensors
 
 
@@ -362,8 +376,12 @@ def fold_batch_norms(graph: Graph, tensors: Mapping[str, torch.Tensor]) -> tuple
         bias = tensors[graph[bias_ref.node].target].double() if bias_ref is not None else torch.zeros_like(mean)
         folded = (bias - mean) * ratio + (0.0 if beta is None else beta)
         tensors[weight_node.target] = (weight * ratio.view(-1, *[1] * (weight.dim() - 1))).float()
-        prefix = weight_node.target.removesuffix("weight")
-        bias_name = graph[bias_ref.node].target if bias_ref is not None else f"{prefix}bias"
+        if bias_ref is not None:
+            bias_name = graph[bias_ref.node].target
+        else:
+            bias_name = f"{weight_node.target.removesuffix('weight')}bias"
+            while bias_name in tensors:  # a parameter of that name may be added somewhere else
+                bias_name += "_folded"
         tensors[bias_name] = folded.float()
         if bias_ref is None:
             bias_ref = Ref(f"{layer.name}_bias")
@@ -399,7 +417,10 @@ def _can_fold(graph: Graph, layer: Node, norm: Node, results: Sequence[Node]) ->
     if layer.target == "aten.linear.default" and len(layer.shape) != 2:
         return False  # behind a linear layer of sequences, channels of the normalization are not the layer's outputs
     own = [graph[ref.node] for ref in layer.args[1:3] if isinstance(ref, Ref)]
-    return all(node.op == "tensor" and graph.consumers[node.name] == (layer.name,) for node in own)
+    statistics = [graph[ref.node] for ref in norm.args[1:5] if isinstance(ref, Ref)]
+    return all(node.op == "tensor" for node in [*own, *statistics]) and all(
+        graph.consumers[node.name] == (layer.name,) for node in own
+    )
 
 
 def _order_weight_views(graph: Graph) -> Graph:

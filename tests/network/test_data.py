@@ -36,7 +36,7 @@ from evo_mpq.network.splits import RawBatch, Split, Splits, partition, splits_fr
 sizes = st.integers(1, 20)
 
 
-class Counting(Dataset):
+class Counting(Dataset[Any]):
     """Samples ``i`` with target ``-i``, and how often each was read."""
 
     def __init__(self, n: int) -> None:
@@ -60,11 +60,13 @@ def numbered(values: Any) -> list[tuple[torch.Tensor, int]]:
     return [(torch.tensor([float(value)]), 0) for value in values]
 
 
-def splits_of(calibration: Any, search: Any, test: Any, train: Any = None, batch_size: int = 7) -> Splits:
-    return splits_from({"calibration": calibration, "search": search, "test": test, "train": train}, batch_size)
+def splits_of(*datasets: Any, batch_size: int = 7) -> Splits:
+    """The calibration, search, test and perhaps train splits, in this order."""
+    names = ("calibration", "search", "test", "train")
+    return splits_from(dict(zip(names, datasets, strict=False)), batch_size)
 
 
-def contents(split: Split) -> list[float]:
+def contents(split: Split) -> Any:
     return split.whole().inputs.flatten().tolist()
 
 
@@ -228,11 +230,11 @@ def test_what_is_no_data_is_told(data, told):
 
 
 def test_datasets_without_length_are_told():
-    class Stream(IterableDataset):
+    class Stream(IterableDataset[Any]):
         def __iter__(self):
             return iter(numbered([1]))
 
-    class Endless(Dataset):
+    class Endless(Dataset[Any]):
         def __getitem__(self, i):
             return numbered([i])[0]
 
@@ -294,15 +296,17 @@ def test_an_exception_of_the_users_dataset_is_told_with_its_line():
 
 
 def test_groups_belong_to_the_samples_also_through_nested_subsets():
-    dataset = Counting(6)
-    dataset.groups = ["a", "a", "b", "b", "c", "c"]
-    assert Split("test", dataset).groups.tolist() == ["a", "a", "b", "b", "c", "c"]
-    assert Split("test", Subset(Subset(dataset, [5, 3, 1]), [2, 0])).groups.tolist() == ["a", "c"]
-    assert Split("test", dataset).without([0, 1, 2]).groups.tolist() == ["b", "c", "c"]
-    assert Split("test", Counting(6)).groups is None
-    dataset.groups = [1, 2]
+    def groups(dataset: Any) -> list[str] | None:
+        found = Split("test", dataset).groups
+        return None if found is None else found.tolist()
+
+    dataset = Numbered(range(6), "aabbcc")
+    assert groups(dataset) == ["a", "a", "b", "b", "c", "c"]
+    assert groups(Subset(Subset(dataset, [5, 3, 1]), [2, 0])) == ["a", "c"]
+    assert groups(Split("test", dataset).without([0, 1, 2]).dataset) == ["b", "c", "c"]
+    assert groups(Counting(6)) is None
     with pytest.raises(DataError, match=r"`groups` of the test split's dataset has shape \(2,\)"):
-        Split("test", dataset)
+        groups(Numbered(range(6), "ab"))
 
 
 # Splits that fit together
@@ -313,7 +317,7 @@ class Noisy(Counting):
         return torch.rand(3), 0
 
 
-class Numbered(Dataset):
+class Numbered(Dataset[Any]):
     """Samples of one number each, with labels that say what belongs together."""
 
     def __init__(self, values: Any, groups: Any = None) -> None:
@@ -342,7 +346,8 @@ def test_random_transforms_are_found_in_all_splits_but_train():
 def test_a_random_target_is_found_and_a_fixed_nan_is_not_taken_for_randomness():
     class Labels(Counting):
         def __getitem__(self, i):
-            return torch.tensor([float("nan")]), self.reads.append(0) or len(self.reads)
+            self.reads.append(0)
+            return torch.tensor([float("nan")]), len(self.reads)
 
     assert not first_batch_is_stable(Split("search", Labels(3)))
     assert first_batch_is_stable(Split("search", [(torch.tensor([float("nan")]), 0)]))
@@ -475,7 +480,7 @@ def test_the_fingerprint_depends_on_content_and_not_on_batches():
         splits_of(parts[0], numbered([5, 4, 6]), parts[2]),
         splits_of(parts[0], parts[2], parts[1]),
         splits_of(parts[0], numbered([4, 5]), numbered([6, 7, 8, 9])),
-        splits_of(*parts, train=numbered([10])),
+        splits_of(*parts, numbered([10])),
         splits_of(*([(x.view(torch.int32), y) for x, y in part] for part in parts)),
         splits_of(*([(x[None], y) for x, y in part] for part in parts)),
         splits_of(*([(x, None) for x, _ in part] for part in parts)),
@@ -486,7 +491,7 @@ def test_the_fingerprint_depends_on_content_and_not_on_batches():
 
 def test_files_count_by_name_size_and_time_without_being_read(tmp_path):
     class Files(Counting):
-        def __init__(self, files):
+        def __init__(self, files: list[Any]) -> None:
             super().__init__(len(files))
             self.files = files
 
@@ -498,7 +503,7 @@ def test_files_count_by_name_size_and_time_without_being_read(tmp_path):
         path.write_bytes(b"12")
         os.utime(path, (1e9, 1e9))
 
-    def current(order=(0, 1, 2, 3)):
+    def current(order: tuple[int, ...] = (0, 1, 2, 3)) -> str:
         return fingerprint(
             splits_of(
                 Files([paths[order[0]]]), Files([str(paths[order[1]])]), Subset(Files(paths), [order[2], order[3]])
@@ -630,7 +635,7 @@ def test_digits_sizes_out_of_range_are_told(wrong):
 
 
 @pytest.fixture
-def npz(tmp_path) -> Path:
+def npz(tmp_path: Path) -> Path:
     x = np.arange(60.0).reshape(20, 3)
     np.savez(tmp_path / "data.npz", x=x, y=x[:, 0].astype(np.int32) // 3, extra=np.ones(2))
     return tmp_path / "data.npz"
@@ -702,7 +707,7 @@ def test_files_that_are_no_arrays_are_told(tmp_path, npz):
 
 
 @pytest.fixture
-def folder(tmp_path) -> Path:
+def folder(tmp_path: Path) -> Path:
     """Ten red and ten blue images that differ in brightness, an empty class between them, and other files."""
     for name, channel in (("apple", 0), ("sky", 2)):
         (tmp_path / "images" / name / "nested").mkdir(parents=True)
@@ -727,7 +732,7 @@ def test_every_image_comes_once_with_the_class_of_its_folder(folder):
     }
     seen = []
     for part in data.values():
-        for image, label in part:
+        for image, label in map(part.__getitem__, range(len(part))):
             assert image.shape == (3, 6, 6) and image.dtype == torch.float32
             assert image.count_nonzero(dim=(1, 2)).tolist() == [36 * (label == c) for c in range(3)]
             seen.append((label, round(image[label].max().item() * 255)))
@@ -742,13 +747,11 @@ def test_every_image_comes_once_with_the_class_of_its_folder(folder):
     [{"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.25, 2.0]}, {"mean": 0.5, "std": 0.1}, {"std": 2.0}],
 )
 def test_images_are_normalized_by_channel_or_all_alike(folder, given_settings):
-    sizes = {"calibration": 4, "seed": 1}
-    raw = image_folder(folder, **sizes)["test"]
+    raw = Split("test", image_folder(folder, calibration=4, seed=1)["test"]).whole().inputs
+    normalized = image_folder(folder, calibration=4, seed=1, **given_settings)["test"]
     mean = torch.tensor(given_settings.get("mean", 0.0)).reshape(-1, 1, 1)
     std = torch.tensor(given_settings["std"]).reshape(-1, 1, 1)
-    normalized = image_folder(folder, **sizes, **given_settings)["test"]
-    for (image, _), (plain, _) in zip(normalized, raw, strict=True):
-        assert torch.equal(image, (plain - mean) / std)
+    assert torch.equal(Split("test", normalized).whole().inputs, (raw - mean) / std)
 
 
 def test_gray_images_have_one_channel(folder):
@@ -762,7 +765,7 @@ def test_resize_and_crop_are_those_of_torchvision(tmp_path):
     for i in range(4):
         Image.fromarray(ramp).save(tmp_path / "a" / f"{i}.png")
 
-    def read(**settings):
+    def read(**settings: Any) -> torch.Tensor:
         part = image_folder(tmp_path, channels=1, calibration=1, **settings)["search"]
         return (part[0][0][0] * 255).round().int()
 
@@ -795,7 +798,7 @@ def test_copies_of_an_image_in_other_files_are_found(folder):
 
 
 def test_image_files_count_by_name_size_and_time(folder):
-    def current():
+    def current() -> str:
         return fingerprint(splits_from(image_folder(folder, calibration=4)))
 
     before = current()

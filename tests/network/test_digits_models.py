@@ -125,7 +125,7 @@ def test_options_change_the_sizes():
     assert n_parameters(digits_resnet(widths=(8, 16, 32))) < n_parameters(digits_resnet()) / 3
     assert n_parameters(digits_mobilenet(expansion=2)) < n_parameters(digits_mobilenet())
     assert len(layers(digits_mlp(widths=(32, 32)))) == 3
-    assert len(digits_vit(depth=3).blocks) == 3
+    assert len(layers(digits_vit(depth=3))) == len(layers(digits_vit(depth=2))) + 3  # fc1, fc2, out_proj
 
 
 @pytest.mark.parametrize(

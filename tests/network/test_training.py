@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ every_network = pytest.mark.parametrize("name", sorted(BUILDERS))
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch) -> Path:
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache of its own."""
     monkeypatch.setenv("EVO_MPQ_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
@@ -44,7 +45,7 @@ def content(module: torch.nn.Module) -> bytes:
 def accuracy(module: torch.nn.Module, seed: int) -> float:
     images, targets = digits(seed=seed)["test"].tensors
     with torch.no_grad():
-        return (module(images).argmax(1) == targets).double().mean().item()
+        return float((module(images).argmax(1) == targets).double().mean())
 
 
 def test_every_network_has_a_recipe():
@@ -126,7 +127,7 @@ def test_the_second_call_reads_what_the_first_one_learned(cache, monkeypatch):
 
 
 def test_weights_are_kept_apart_by_everything_they_depend_on(cache):
-    arguments = [{}, {"seed": 1}, {"steps": 3}, {"widths": [16]}, {"widths": [17]}]
+    arguments: list[dict[str, Any]] = [{}, {"seed": 1}, {"steps": 3}, {"widths": [16]}, {"widths": [17]}]
     for i, changed in enumerate(arguments, start=1):
         trained("digits_mlp", **{"steps": 2} | changed)
         assert len(list(cache.iterdir())) == i

@@ -63,18 +63,14 @@ def sample(
     weight_steps, activation_steps = (2, 3, 4, 6, 8), (4, 8)
     genes = [{"name": f"{layer['name']}.weight_bits", "values": list(weight_steps)} for layer in layers]
     if activations:
-        genes += [
-            {"name": f"{layer['name']}.activation_bits", "values": list(activation_steps)} for layer in layers
-        ]
+        genes += [{"name": f"{layer['name']}.activation_bits", "values": list(activation_steps)} for layer in layers]
     cardinalities = np.array([len(gene["values"]) for gene in genes])
     sensitivity = np.exp(rng.normal(0, 1.0, len(genes))) / len(genes)
 
     def measured(genome: Any, noise: float = 0.0) -> dict[str, float]:
         weight = np.array([weight_steps[g] for g in genome[:n_layers]])
         activation = (
-            np.array([activation_steps[g] for g in genome[n_layers:]])
-            if activations
-            else np.full(n_layers, 32)
+            np.array([activation_steps[g] for g in genome[n_layers:]]) if activations else np.full(n_layers, 32)
         )
         damage = sensitivity[:n_layers] @ 4.0 ** (2.0 - weight) * 0.16
         if activations:
@@ -82,7 +78,7 @@ def sample(
         damage *= math.exp(noise * rng.normal())
         parameters = np.array([layer["n_parameters"] for layer in layers])
         macs = np.array([layer["macs"] for layer in layers])
-        size = int(math.ceil(parameters @ weight / 8)) + 2048
+        size = math.ceil(parameters @ weight / 8) + 2048
         accuracy = 0.982 - 0.9 * damage - 0.004 * abs(rng.normal()) * min(1, damage * 20)
         return {
             "kl_divergence": float(damage),
@@ -137,9 +133,7 @@ def sample(
     genomes = np.array(list(order))
     values = list(order.values())
     failed = set(rng.choice(len(values), failures, replace=False).tolist()) - set(range(len(ladder)))
-    feasible = [
-        row not in failed and (bound is None or v["size"] <= bound) for row, v in enumerate(values)
-    ]
+    feasible = [row not in failed and (bound is None or v["size"] <= bound) for row, v in enumerate(values)]
     table = losses()
     table[[not ok for ok in feasible]] = np.nan
     rows = np.flatnonzero(non_dominated(table))
@@ -216,7 +210,13 @@ def sample(
         "finished": finished,
         "reproducible": True,
         "objectives": [
-            {"name": o, "unit": columns[o][0], "direction": columns[o][1], "kind": columns[o][2], "scale": columns[o][3]}
+            {
+                "name": o,
+                "unit": columns[o][0],
+                "direction": columns[o][1],
+                "kind": columns[o][2],
+                "scale": columns[o][3],
+            }
             for o in objectives
         ],
         "genes": genes,
@@ -234,9 +234,7 @@ def sample(
     }
     candidates = {
         "genomes": genomes.tolist(),
-        "search": {
-            o: [None if row in failed else v[o] for row, v in enumerate(values)] for o in objectives
-        },
+        "search": {o: [None if row in failed else v[o] for row, v in enumerate(values)] for o in objectives},
         "feasible": feasible,
         "failures": [
             [genomes[row].tolist(), "my_objective raised ZeroDivisionError: float division by zero"]

@@ -160,7 +160,7 @@ def _digits(value: float) -> str:
     size = abs(value)
     if size < 1e-4:
         mantissa, exponent = f"{value:.2e}".split("e")
-        return f"{mantissa}e{int(exponent)}"
+        return f"{mantissa}e−{-int(exponent)}"  # a minus sign: lines break after a hyphen
     if size >= 10_000:
         return f"{value:,.0f}"
     return f"{value:.3g}" if size < 0.1 else f"{value:.4g}"

@@ -195,8 +195,10 @@ def verdict_sentence(front: Document) -> str:
     feasible = sum(bool(seed["feasible"]) for seed in seeds)
     text = f"{format_count(len(seeds))} recipes were measured beside the search"
     if feasible < len(seeds):
-        text += f", {format_count(feasible)} of them within the constraints"
+        text += f", {format_count(feasible) if feasible else 'none'} of them within the constraints"
     verdicts = [seed["verdict"] for seed in seeds if seed["verdict"] is not None]
+    if front["finished"] and not verdicts:
+        return f"{text}."
     if not verdicts:
         return f"{text}. Whether the front beats them on the test split is shown when the run has finished."
     parts = [

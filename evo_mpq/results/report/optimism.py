@@ -41,9 +41,7 @@ class Optimism:
     sentence: str
 
 
-def optimism(
-    objectives: Sequence[Mapping[str, Any]], axes: Sequence[Axis], members: Points
-) -> list[Optimism]:
+def optimism(objectives: Sequence[Mapping[str, Any]], axes: Sequence[Axis], members: Points) -> list[Optimism]:
     """One entry per objective that has values on both splits, in the order of the objectives."""
     by_key = {axis.key: axis for axis in axes}
     found = []
@@ -95,9 +93,7 @@ def _optimism(search: Axis, test: Axis, members: Points) -> Optimism | None:
     after = np.array([pair[1] for pair in pairs], dtype=np.float64)
     known = [(a, low, high) for a, _, low, high in pairs if low is not None and high is not None]
     covered = sum(low <= a <= high for a, low, high in known)
-    ratio = (
-        float(np.median(after / before)) if search.log and (before > 0).all() and (after > 0).all() else None
-    )
+    ratio = float(np.median(after / before)) if search.log and (before > 0).all() and (after > 0).all() else None
     difference = float(np.median(after - before))
     agreement = rank_agreement(before, after)
     return Optimism(

@@ -59,7 +59,7 @@ def write_report(front: Mapping[str, Any], candidates: Mapping[str, Any], meta: 
     data = report_data(front, candidates, meta)
     folder = files("evo_mpq.results.report")
     return Template((folder / "report.html").read_text(encoding="utf-8")).substitute(
-        title=html.escape(f"{data['run']}: the measured front"),
+        title=html.escape(data["run"].encode(errors="replace").decode()),
         style=(folder / "report.css").read_text(encoding="utf-8"),
         data=script_json(data),
         plotly=_compressed_plotly(),
@@ -67,9 +67,7 @@ def write_report(front: Mapping[str, Any], candidates: Mapping[str, Any], meta: 
     )
 
 
-def report_data(
-    front: Mapping[str, Any], candidates: Mapping[str, Any], meta: Mapping[str, Any]
-) -> dict[str, Any]:
+def report_data(front: Mapping[str, Any], candidates: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that the page draws and writes, as one JSON document without NaN.
 
     Args:
@@ -83,7 +81,7 @@ def report_data(
     """
     axes = plot_axes(front, candidates, meta.get("log_scale", ()))
     order = first_measured(candidates)
-    members = points(front["members"], axes, order)
+    members = points(front["members"], axes, order, finished=front["finished"])
     layers = layer_rows(meta["layers"])
     across, up, color = starting_axes(front)
     return {
@@ -142,14 +140,16 @@ def export_command(meta: Mapping[str, Any], member: str) -> str:
 
 
 def script_json(data: Mapping[str, Any]) -> str:
-    """JSON that can stand inside a script element, whatever its texts hold.
+    r"""JSON that can stand inside a script element, whatever its texts hold.
 
-    >>> print(script_json({"name": "</script><!--"}))
-    {"name":"\\u003c/script\\u003e\\u003c!--"}
+    Not only ``</script>`` would end the element early: ``<!--`` and ``<script`` change how its end is found. A
+    path that is no Unicode stays readable as the escape of a lone surrogate.
+
+    >>> print(script_json({"name": "</script>"}))
+    {"name":"\u003c/script\u003e"}
     """
-    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    # "<" ends or reopens scripts, U+2028 and U+2029 end lines of JavaScript; inside JSON all stand in strings only
-    for character in "<>&\u2028\u2029":
+    text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    for character in "<>&":  # in JSON, these stand inside strings only
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
 

@@ -23,6 +23,7 @@ from evo_mpq.results.report.formatting import (
 from evo_mpq.typing import FloatMatrix
 
 Split: TypeAlias = Literal["search", "test", "order"]
+Direction: TypeAlias = Literal["minimize", "maximize", ""]
 Column: TypeAlias = list[float | None]
 
 WIDE = 10.0
@@ -33,7 +34,7 @@ MOST_DRAWN = 5000
 """Candidates beside the front that are drawn; more make a browser slow and add nothing to see."""
 
 NOT_SHOWN = "not shown yet"
-"""What stands where a network was not measured on the test split."""
+"""What stands where a value on the test split is still to come."""
 
 _GRID = (360, 240)
 """Cells of a plot that hold one drawn candidate each where there are too many; about two pixels wide."""
@@ -56,6 +57,7 @@ class Axis:
         log: starts out logarithmic.
         floor: on a logarithmic scale, values below are drawn here; None: it has no logarithmic scale.
         floored: some value is below the floor.
+        known: some network has a value; there is none on the test split until a run has finished.
     """
 
     key: str
@@ -66,10 +68,11 @@ class Axis:
     unit: str
     divisor: float
     title: str
-    direction: Literal["minimize", "maximize", ""]
+    direction: Direction
     log: bool
     floor: float | None
     floored: bool
+    known: bool
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,7 @@ def plot_axes(front: Mapping[str, Any], candidates: Mapping[str, Any], log_scale
     """The axes that a reader can choose from.
 
     The objectives come first, then what else members have on the search split (the subjects of constraints),
-    values on the test split as far as some were shown, and the order of measuring.
+    values on the test split, and the order of measuring.
 
     Args:
         front: the document of ``front.json``.
@@ -167,11 +170,7 @@ def plot_axes(front: Mapping[str, Any], candidates: Mapping[str, Any], log_scale
     names = {"search": [*objectives], "test": list[str]()}
     for network in networks:
         names["search"] += [name for name in network["search"] if name not in names["search"]]
-        names["test"] += [
-            name
-            for name, entry in network["test"].items()
-            if name not in names["test"] and number(entry["value"]) is not None
-        ]
+        names["test"] += [name for name in network["test"] if name not in names["test"]]
     axes = [
         _axis("search", name, objectives.get(name), name in logarithmic, _all_values(name, networks, candidates))
         for name in names["search"]
@@ -181,7 +180,7 @@ def plot_axes(front: Mapping[str, Any], candidates: Mapping[str, Any], log_scale
         for name in names["test"]
     ]
     order = "order of measuring"
-    return [*axes, Axis("order", "order", "order", order, order, "", 1.0, order, "", False, None, False)]
+    return [*axes, Axis("order", "order", "order", order, order, "", 1.0, order, "", False, None, False, True)]
 
 
 def starting_axes(front: Mapping[str, Any]) -> tuple[str, str, str | None]:
@@ -199,9 +198,20 @@ def starting_axes(front: Mapping[str, Any]) -> tuple[str, str, str | None]:
 
 
 def points(
-    networks: Sequence[Mapping[str, Any]], axes: Sequence[Axis], order: Mapping[tuple[int, ...], int]
+    networks: Sequence[Mapping[str, Any]],
+    axes: Sequence[Axis],
+    order: Mapping[tuple[int, ...], int],
+    *,
+    finished: bool,
 ) -> Points:
-    """What the axes say of networks with ``search`` and ``test`` values and perhaps a ``genome``."""
+    """What the axes say of networks.
+
+    Args:
+        networks: each with ``search`` and ``test`` values and perhaps a ``genome``.
+        axes: what is asked.
+        order: when each genome was measured.
+        finished: a missing value on the test split will never come.
+    """
     values: dict[str, Column] = {}
     low: dict[str, Column] = {}
     high: dict[str, Column] = {}
@@ -221,7 +231,7 @@ def points(
             low[axis.key] = [end for _, end, _ in ends]
             high[axis.key] = [end for _, _, end in ends]
             texts[axis.key] = [
-                NOT_SHOWN if value is None else format_cell(value, axis.unit) for value, _, _ in ends
+                NOT_SHOWN if value is None and not finished else format_cell(value, axis.unit) for value, _, _ in ends
             ]
             intervals[axis.key] = [format_interval(lower, upper, axis.unit) for _, lower, upper in ends]
     return Points(values, low, high, texts, intervals)
@@ -240,19 +250,12 @@ def cloud(front: Mapping[str, Any], candidates: Mapping[str, Any], axes: Sequenc
     beside = np.array([tuple(genome) not in on_front for genome in candidates["genomes"]], dtype=bool)
     rows = np.flatnonzero(beside & np.isfinite(table).any(axis=1))
     drawn = rows[_thinned(table[rows], shown)]
-    values = {
-        axis.key: [number(value) for value in table[drawn, column].tolist()]
-        for column, axis in enumerate(shown)
-    }
+    values = {axis.key: [number(value) for value in table[drawn, column].tolist()] for column, axis in enumerate(shown)}
     texts = {axis.key: [format_cell(value, axis.unit) for value in values[axis.key]] for axis in shown}
     feasible = [bool(candidates["feasible"][row]) for row in drawn]
     objectives = [name for name in (o["name"] for o in front["objectives"]) if name in names]
     networks = [dict(zip(names, table[row].tolist(), strict=True)) for row in drawn]
-    member = (
-        dominating_members(front, networks)
-        if len(objectives) == len(front["objectives"])
-        else [None] * len(drawn)
-    )
+    member = dominating_members(front, networks) if len(objectives) == len(front["objectives"]) else [None] * len(drawn)
     return Cloud(
         {**values, "order": [float(row + 1) for row in drawn]},
         {**texts, "order": [format_count(row + 1) for row in drawn]},
@@ -279,13 +282,11 @@ def marks(front: Mapping[str, Any], axes: Sequence[Axis], order: Mapping[tuple[i
                 )
             ),
         ],
-        points([reference, *seeds], axes, order),
+        points([reference, *seeds], axes, order, finished=front["finished"]),
     )
 
 
-def dominating_members(
-    front: Mapping[str, Any], networks: Sequence[Mapping[str, float | None]]
-) -> list[int | None]:
+def dominating_members(front: Mapping[str, Any], networks: Sequence[Mapping[str, float | None]]) -> list[int | None]:
     """For each network's search values, the member that weakly dominates it and leads in the leading objective.
 
     Returns:
@@ -359,7 +360,7 @@ def _axis(
         floored = bool((values < floor).any())
         # below everything that has its own place
         floor = floor / 2 if floored else floor
-    direction = objective["direction"] if objective else ""
+    direction: Direction = objective["direction"] if objective else ""
     wide = direction == "minimize" and floor is not None and float(values.max()) >= WIDE * float(positive.min())
     unit = objective["unit"] if objective else ""
     label = f"{label}, test" if split == "test" else label
@@ -377,6 +378,7 @@ def _axis(
         floor is not None and (logarithmic or (wide and not floored)),
         floor,
         floored,
+        bool(len(values)),
     )
 
 
@@ -404,7 +406,8 @@ def _losses(front: Mapping[str, Any], networks: Sequence[Mapping[str, float | No
     """``(n, n_objectives)``, all minimized, NaN where there is no value."""
     signs = [1.0 if o["direction"] == "minimize" else -1.0 for o in front["objectives"]]
     columns = [[network.get(o["name"]) for network in networks] for o in front["objectives"]]
-    return _matrix(columns, len(networks)) * np.array(signs)
+    losses: FloatMatrix = _matrix(columns, len(networks)) * np.array(signs)
+    return losses
 
 
 def _matrix(columns: Sequence[Sequence[float | None]], n_rows: int) -> FloatMatrix:

@@ -9,6 +9,7 @@ const axes = new Map(data.axes.map((axis) => [axis.key, axis]));
 const count = members.ids.length;
 const root = document.documentElement;
 const byId = (id) => document.getElementById(id);
+const tabled = data.axes.filter((axis) => axis.split !== "order" && axis.known);
 const narrow = () => root.clientWidth < 720;
 const VIRIDIS = ["#440154", "#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b", "#fde725"];
 const UNTOUCHED = 32;
@@ -90,6 +91,8 @@ function picker(label, options, value, change) {
 // ---------------------------------------------------------------- the page around the plots
 
 function head() {
+  // without a front these have nothing to show, and the page says why there is none
+  for (const id of ["bits-card", "optimism-card", "members-card"]) byId(id).hidden = !count;
   byId("run").textContent = data.run;
   byId("subtitle").textContent = data.subtitle;
   fill("badges", ...data.statuses.map((s) => el("li", { class: `badge ${s.kind}` }, s.title)));
@@ -122,7 +125,6 @@ function about() {
 }
 
 function seeds() {
-  const shown = data.axes.filter((axis) => axis.split !== "order");
   byId("seeds-caption").textContent = data.verdict_sentence;
   const explained = {
     dominated: ["dominated", "The front’s member is better on the test split, too."],
@@ -137,14 +139,14 @@ function seeds() {
     else if (!marks.feasible[i]) told = el("span", { class: "badge warning", title: "It failed, or breaks a constraint." }, "infeasible");
     return el("tr", {},
       el("th", { scope: "row" }, name),
-      ...shown.map((axis) => cell(marks.points, axis, i)),
-      el("td", { class: "words" }, told));
+      el("td", { class: "words" }, told),
+      ...tabled.map((axis) => cell(marks.points, axis, i)));
   });
   fill("seeds", el("table", {},
     el("thead", {}, el("tr", {},
-      el("th", { scope: "col" }, "Recipe"),
-      ...shown.map((axis) => el("th", { scope: "col" }, axis.heading)),
-      el("th", { scope: "col", class: "words" }, "On the test split"))),
+      el("th", { scope: "col" }, "recipe"),
+      el("th", { scope: "col", class: "words" }, "on the test split"),
+      ...tabled.map((axis) => el("th", { scope: "col" }, axis.heading)))),
     el("tbody", {}, ...rows)));
   if (data.verdicts.some((verdict) => verdict)) {
     byId("seeds-note").textContent =
@@ -163,15 +165,14 @@ function cell(points, axis, i) {
 // ---------------------------------------------------------------- the table of members
 
 function memberTable() {
-  if (!count) return fill("members", el("p", { class: "empty" }, data.emptiness));
-  const shown = data.axes.filter((axis) => axis.split !== "order");
+  if (!count) return;
   const rows = new Map();
   const body = el("tbody");
   for (let i = 0; i < count; i += 1) {
     const id = members.ids[i];
     rows.set(i, el("tr", { "data-id": id, click: () => select(i) },
       el("th", { scope: "row" }, el("a", { href: `#${id}` }, id), i === data.knee ? " ★" : ""),
-      ...shown.map((axis) => cell(members, axis, i))));
+      ...tabled.map((axis) => cell(members, axis, i))));
   }
   const order = () => {
     const places = [...rows.keys()];
@@ -185,7 +186,7 @@ function memberTable() {
     }
     body.replaceChildren(...places.map((i) => rows.get(i)));
   };
-  const columns = [["id", "id"], ...shown.map((axis) => [axis.key, axis.heading])].map(([key, label]) => {
+  const columns = [["id", "id"], ...tabled.map((axis) => [axis.key, axis.heading])].map(([key, label]) => {
     const header = el("th", { scope: "col", "aria-sort": "none" }, el("button", {
       type: "button",
       click: () => {
@@ -199,7 +200,7 @@ function memberTable() {
   });
   order();
   fill("members", el("table", {}, el("thead", {}, el("tr", {}, ...columns)), body));
-  const test = shown.some((axis) => axis.split === "test");
+  const test = tabled.some((axis) => axis.split === "test");
   byId("members-caption").textContent =
     "Click a heading to sort, a row to select." +
     (test ? " Values on the test split stand with their 95 % intervals." : " Values on the test split are not shown yet.") +
@@ -217,7 +218,7 @@ function download() {
 function selection() {
   const i = state.selected;
   if (i === null) {
-    fill("selection", el("h2", { id: "selection-title" }, "No member"), el("p", { class: "empty" }, data.emptiness));
+    fill("selection", el("h2", { id: "selection-title" }, "No front"), el("p", { class: "empty" }, data.emptiness));
     return;
   }
   const id = members.ids[i];
@@ -273,7 +274,7 @@ function comparison(i) {
         ...(interval ? [el("small", {}, interval)] : []),
       ];
     };
-    return el("tr", {}, el("th", { scope: "row" }, axes.get(keys.search ?? keys.test).heading.replace(", test", "")),
+    return el("tr", {}, el("th", { scope: "row" }, keys.search ? axes.get(keys.search).heading : name),
       el("td", {}, ...both(members, i)),
       el("td", {}, ...both(marks.points, state.compared)));
   });
@@ -324,7 +325,8 @@ function layout(changes = {}) {
   };
 }
 
-function scale(axis, changes = {}) {
+/** An axis with room for some labels. */
+function scale(axis, labels, changes = {}) {
   return {
     type: isLog(axis) ? "log" : "linear",
     title: { text: plain(axis.title), standoff: 12, font: { color: ink("ink"), size: 13 } },
@@ -333,23 +335,23 @@ function scale(axis, changes = {}) {
     gridcolor: ink("grid"),
     linecolor: ink("line"),
     zeroline: false,
-    nticks: isLog(axis) ? logTicks(axis) : 7,
+    nticks: isLog(axis) ? logTicks(axis, labels) : Math.min(7, labels),
     automargin: true,
     ...changes,
   };
 }
 
-/** How many ticks to ask plotly for, so that it labels 1, 2 and 5 of each decade, and not all nine digits. */
-function logTicks(axis) {
+/** How many ticks to ask plotly for, so that it labels 1, 2 and 5 of each decade, or only the decades where room is short. */
+function logTicks(axis, labels) {
   const values = [cloud.values, members.values, marks.points.values]
     .flatMap((source) => source[axis.key] ?? []).filter((v) => v !== null).map((v) => Math.log10(Math.max(v, axis.floor)));
   const span = values.reduce((a, b) => Math.max(a, b), -Infinity) - values.reduce((a, b) => Math.min(a, b), Infinity);
-  return span < 1.4 ? 3 : span < 2.8 ? 4 : 7;
+  return Math.max(2, Math.round(3 * span <= labels ? span / 0.45 : Math.min(labels, span / 0.9)));
 }
 
 function told(label, points, at) {
-  const lines = data.axes
-    .filter((axis) => axis.split !== "order" && (points.values[axis.key]?.[at] ?? null) !== null)
+  const lines = tabled
+    .filter((axis) => (points.values[axis.key]?.[at] ?? null) !== null)
     .map((axis) => `${plain(axis.heading)}  <b>${plain(points.texts[axis.key][at])}</b> ${plain(points.intervals?.[axis.key]?.[at] ?? "")}`);
   return [`<b>${plain(label)}</b>`, ...lines].join("<br>");
 }
@@ -499,7 +501,7 @@ function frontShapes() {
   if (state.across === "order" && reference !== null && reference !== undefined) {
     const y = drawn(up, [reference])[0]; // the uncompressed network is measured outside of the order
     shapes.push({ type: "line", xref: "paper", x0: 0, x1: 1, y0: y, y1: y, line: { color: ink("mark"), width: 1, dash: "dot" },
-      label: { text: "uncompressed", textposition: "end", yanchor: "top", font: { size: 11, color: ink("mark") } } });
+      label: { text: "uncompressed", textposition: "end", yanchor: "bottom", font: { size: 11, color: ink("mark") } } });
   }
   if (state.selected !== null) {
     const [x] = drawn(across, [members.values[across.key][state.selected]]);
@@ -526,7 +528,7 @@ function drawFront() {
   byId("front-caption").textContent = count
     ? `Every point was measured${data.about.samples.length ? ` on ${sampleText()}` : ""}. ` +
       (single ? "With one objective, the front is the best candidate; the line is the best so far." : "Click a point, or walk along the front with the arrow keys.")
-    : data.emptiness;
+    : "";
   const floored = [across, up].filter((axis) => axis.floored && isLog(axis));
   byId("front-note").textContent = [
     cloud.feasible.length < cloud.measured
@@ -536,7 +538,7 @@ function drawFront() {
     state.across !== "order" && across.split === "test" !== (up.split === "test") ? "One axis shows the test split, the other the search split." : "",
   ].filter(Boolean).join(" ");
   return Plotly.react("front", frontTraces(), layout({
-    xaxis: scale(across), yaxis: scale(up),
+    xaxis: scale(across, Math.floor((byId("front").clientWidth - 80) / 58)), yaxis: scale(up, Math.floor(byId("front").clientHeight / 24)),
     shapes: frontShapes(), margin: { l: 64, r: 20, t: 22, b: 50 },
     uirevision: `${state.across}|${state.up}|${isLog(across)}|${isLog(up)}`,
   }), config);
@@ -566,7 +568,7 @@ function frontLegend() {
 }
 
 function axisPickers() {
-  const options = data.axes.map((axis) => [axis.key, axis.split === "search" && axes.has(`test:${axis.name}`) ? `${axis.label}, search` : axis.label]);
+  const options = data.axes.filter((axis) => axis.known).map((axis) => [axis.key, axis.split === "search" && axes.get(`test:${axis.name}`)?.known ? `${axis.label}, search` : axis.label]);
   const change = (which) => (key) => { state[which] = key; axisPickers(); redrawFront(); };
   const logBox = (which) => {
     const axis = axes.get(state[which]);
@@ -606,14 +608,14 @@ function bitsAxis(changes = {}) {
 }
 
 function drawBits() {
-  if (!count) return fill("bits", el("p", { class: "empty" }, "The bits of every member stand here as soon as there is a front."));
+  if (!count) return null;
   const table = bitsTable();
   const steps = table.steps;
   const rowAxis = axes.get(data.row_axis);
   const height = bitsHeight();
   const labels = data.layers.map((layer) => layer.label.length);
   const bottom = data.layers.length > 8 || narrow() ? 16 + 5.6 * Math.min(28, Math.max(...labels)) : 40;
-  byId("bits").style.height = `${height + bottom + 6}px`;
+  byId("bits").style.height = `${height + bottom + 8}px`;
   const colors = steps.flatMap((bits, i) => [[i / steps.length, bitColor(bits)], [(i + 1) / steps.length, bitColor(bits)]]);
   const every = Math.max(1, Math.ceil(count / Math.max(1, Math.floor(height / 17))));
   const labeled = [...Array(count).keys()].filter((i) => i % every === 0);
@@ -628,12 +630,12 @@ function drawBits() {
   byId("bits").setAttribute("role", "img");
   byId("bits").setAttribute("aria-label", `Heatmap of ${table.label.toLowerCase()}: ${count} members in rows, ${data.layers.length} layers in columns.`);
   return Plotly.react("bits", [trace], layout({
-    margin: { l: 76, r: 14, t: 4, b: bottom }, dragmode: false,
+    margin: { l: 76, r: 14, t: 8, b: bottom }, dragmode: false,
     xaxis: bitsAxis(),
     yaxis: {
       range: [count - 0.5, -0.5], fixedrange: true, showgrid: false, zeroline: false, tickvals: labeled,
       ticktext: labeled.map((i) => plain(members.texts[rowAxis.key][i])), tickfont: { size: 11 },
-      title: { text: plain(rowAxis.label), standoff: 6, font: { color: ink("ink"), size: 13 } },
+      title: { text: height < 120 ? "" : plain(rowAxis.label), standoff: 6, font: { color: ink("ink"), size: 13 } },
     },
     shapes: bitsShapes(),
   }), { ...config, displayModeBar: false });
@@ -687,8 +689,8 @@ function bitsControls() {
 function drawParallel() {
   byId("parallel-card").hidden = !data.parallel.length || !count;
   if (byId("parallel-card").hidden) return;
-  const width = Math.max(320, byId("parallel").clientWidth);
-  const [height, top, bottom, side] = [340, 44, 18, 74];
+  const width = Math.max(560, byId("parallel").clientWidth);
+  const [height, top, bottom, side] = [340, 44, 18, 96];
   const across = (k) => side + (k * (width - 2 * side)) / (data.parallel.length - 1);
   const down = (h) => top + (1 - h) * (height - top - bottom);
   const up = (y) => Math.min(1, Math.max(0, 1 - (y - top) / (height - top - bottom)));
@@ -781,6 +783,7 @@ function drawHypervolume() {
   }
   byId("hypervolume").setAttribute("role", "img");
   byId("hypervolume").setAttribute("aria-label", `Hypervolume from ${up[0].toPrecision(4)} to ${up[up.length - 1].toPrecision(4)} over ${label}.`);
+  byId("hypervolume-card").parentNode.classList.toggle("alone", !count);
   return Plotly.react("hypervolume", [{
     type: "scatter", mode: up.length > 60 ? "lines" : "lines+markers", x: across, y: up, line: { color: ink("accent"), width: 2, shape: "hv" }, marker: { size: 4.5 },
     hoverinfo: "text", hovertext: up.map((v, i) => `<b>${v.toPrecision(5)}</b><br>${across[i].toLocaleString("en")} ${label}`),
@@ -792,10 +795,11 @@ function drawHypervolume() {
 }
 
 function drawOptimism() {
+  if (!count) return null;
   if (!data.optimism.length) {
     byId("optimism-caption").textContent = "";
     return fill("optimism", el("p", { class: "empty" },
-      count ? "Search values are compared with test values here when the run has finished, for objectives that are measured on samples." : "There is nothing to compare without a front."));
+      "Search values are compared with test values here when the run has finished, for objectives that are measured on samples."));
   }
   const entry = data.optimism[state.optimism];
   const [search, test] = [axes.get(entry.search_axis), axes.get(entry.test_axis)];
@@ -831,7 +835,7 @@ function drawOptimism() {
   const ends = log ? range.map((v) => 10 ** v) : range;
   byId("optimism").setAttribute("role", "group");
   byId("optimism").setAttribute("aria-label", `Test values of ${search.label} against search values. ${entry.sentence}`);
-  const axis = (source, text) => ({ ...scale(source), type: log ? "log" : "linear", range, title: { text: plain(text), standoff: 10, font: { color: ink("ink"), size: 13 } } });
+  const axis = (source, text) => ({ ...scale(source, 6), type: log ? "log" : "linear", range, title: { text: plain(text), standoff: 10, font: { color: ink("ink"), size: 13 } } });
   return Plotly.react("optimism", [{ type: "scatter", mode: "lines", x: ends, y: ends, hoverinfo: "skip", line: { color: ink("faint"), width: 1, dash: "dot" } }, ...traces],
     layout({
       xaxis: axis(search, `${search.title}, search`), yaxis: axis(test, `${search.title}, test`),
@@ -879,7 +883,8 @@ function select(i, { remember = true } = {}) {
   selection();
   for (const row of document.querySelectorAll("#members tbody tr")) {
     const selected = row.dataset.id === id;
-    row.setAttribute("aria-selected", String(selected));
+    if (selected) row.setAttribute("aria-current", "true");
+    else row.removeAttribute("aria-current");
     if (selected) reveal(row, byId("members"));
   }
   markParallel();
@@ -902,7 +907,7 @@ function reveal(row, container) {
 }
 
 function fromAddress() {
-  const found = members.ids.indexOf(decodeURIComponent(location.hash.slice(1)));
+  const found = members.ids.indexOf(location.hash.slice(1));
   return found < 0 ? null : found;
 }
 
@@ -927,7 +932,6 @@ async function unpack() {
 
 function follow() {
   byId("csv").addEventListener("click", download);
-  byId("csv").disabled = !count;
   addEventListener("hashchange", () => select(fromAddress(), { remember: false }));
   document.addEventListener("keydown", (event) => {
     if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
@@ -941,8 +945,14 @@ function follow() {
   if (data.optimism.length) byId("optimism").on("plotly_click", ({ points }) => select(points[0].customdata));
   if (count) byId("bits").on("plotly_click", ({ points }) => select(points[0].y));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", ({ matches }) => theme(matches ? "dark" : "light"));
-  addEventListener("beforeprint", () => theme("light"));
-  addEventListener("afterprint", () => theme(matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light"));
+  addEventListener("beforeprint", () => {
+    root.classList.add("printing"); // as wide as paper, so that plots fit before they are drawn
+    theme("light", true);
+  });
+  addEventListener("afterprint", () => {
+    root.classList.remove("printing");
+    theme(matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light", true);
+  });
   let waiting = 0;
   addEventListener("resize", () => { // plotly fits its own plots; labels of layers and our lines follow here
     clearTimeout(waiting);
@@ -950,11 +960,12 @@ function follow() {
   });
 }
 
-function theme(name) {
-  if (root.dataset.theme === name) return;
+function theme(name, resized = false) {
+  if (root.dataset.theme === name && !resized) return;
   root.dataset.theme = name;
   selection();
   drawAll();
+  if (resized) for (const plot of document.querySelectorAll(".js-plotly-plot")) Plotly.Plots.resize(plot);
 }
 
 try {

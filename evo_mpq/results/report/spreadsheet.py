@@ -15,7 +15,7 @@ def members_csv(front: Mapping[str, Any], axes: Sequence[Axis], members: Points)
 
     Numbers have all their digits. Missing ones are empty.
     """
-    shown = [axis for axis in axes if axis.split != "order"]
+    shown = [axis for axis in axes if axis.split != "order" and axis.known]
     header = ["id"]
     columns: list[list[Any]] = [[member["id"] for member in front["members"]]]
     for axis in shown:
