@@ -111,13 +111,13 @@ class Arms:
         self, inputs: Sequence[torch.Tensor], choice: Choice, steps: Callable[[Segment], Sequence[Callable[..., None]]]
     ) -> list[float]:
         values = self.program.environment(inputs)
-        marks = [time.perf_counter()]
+        marks = [time.process_time()]
         for segment in self.program.segments:
             for step in steps(segment):
                 step(values, choice)
             for slot in segment.dead:
                 values[slot] = None
-            marks.append(time.perf_counter())
+            marks.append(time.process_time())
         return [end - start for start, end in pairwise(marks)]
 
 

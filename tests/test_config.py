@@ -113,7 +113,7 @@ MISTAKES = {
     'constraints: ["size <= 1 kB", `"size < 40 kB"]': "constraints[1]: 'size < 40 kB' is not a bound;",
     "constraints: [`size <= 40 kilo]": "constraints[0]: 'size <= 40 kilo': unknown unit",
     "compute: {memory: `lots}": 'compute.memory: must be a number and a unit, such as "2 GiB" or',
-    "compute: {memory: `2 Gi}": 'compute.memory: must be a number and a unit, such as "2 GiB" or "500 MB", got "2 Gi" (',
+    "compute: {memory: `2 Gi}": 'compute.memory: must be a number and a unit, such as "2 GiB" or "500 MB", got "2 Gi"',
     "compute: {memory: `2}": "compute.memory: must be at least 1 MiB, got 2; give a unit, such as 2 GiB",
     "compute: {workers: `0}": "compute.workers: must be auto or a number of processes of at least 1, got 0",
     "compute: {workers: `all}": "compute.workers: must be auto or",

@@ -24,12 +24,14 @@ from evo_mpq.plugins import (
 
 
 @pytest.fixture(autouse=True)
-def python_is_left_as_it_was():
+def python_is_left_as_it_was(tmp_path):
     path, modules = list(sys.path), dict(sys.modules)
     yield
     sys.path[:] = path
-    for name in set(sys.modules) - set(modules):
-        del sys.modules[name]
+    for name, module in list(sys.modules.items()):
+        # what is installed stays: torch cannot be imported twice
+        if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]
     sys.modules.update(modules)
     importlib.invalidate_caches()
 

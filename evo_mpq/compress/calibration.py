@@ -167,7 +167,7 @@ def _columns(node: Node, layer: Layer, inputs: torch.Tensor) -> torch.Tensor:
         return inputs.reshape(-1, inputs.shape[-1]).T.unsqueeze(0)
     # conv(input, weight, bias, stride, padding, dilation, groups); a 1-d convolution is a 2-d one of height 1.
     n_dims = 1 if layer.kind == "conv1d" else 2
-    kernel = list(layer.shape[2:])
+    kernel = tuple(layer.shape[2:])
     stride = _repeated(node.args[3] if len(node.args) > 3 else 1, n_dims)
     dilation = _repeated(node.args[5] if len(node.args) > 5 else 1, n_dims)
     padding = node.args[4] if len(node.args) > 4 else 0
@@ -180,19 +180,19 @@ def _columns(node: Node, layer: Layer, inputs: torch.Tensor) -> torch.Tensor:
     if n_dims == 1:
         inputs, kernel, stride, dilation, pad = (
             inputs.unsqueeze(2),
-            [1, *kernel],
-            [1, *stride],
-            [1, *dilation],
-            [0, *pad],
+            (1, *kernel),
+            (1, *stride),
+            (1, *dilation),
+            (0, *pad),
         )
     patches = functional.unfold(inputs, kernel, dilation, pad, stride)  # (n, channels * kernel, positions)
     n, _, positions = patches.shape
     return patches.view(n, layer.groups, -1, positions).permute(1, 2, 0, 3).reshape(layer.groups, -1, n * positions)
 
 
-def _repeated(value: Any, n: int) -> list[int]:
-    values = list(value) if isinstance(value, list | tuple) else [value]
-    return [int(v) for v in values] * (n if len(values) == 1 else 1)
+def _repeated(value: Any, n: int) -> tuple[int, ...]:
+    values = value if isinstance(value, list | tuple) else [value]
+    return tuple(int(v) for v in values) * (n if len(values) == 1 else 1)
 
 
 def _same_padding(kernel: Sequence[int], dilation: Sequence[int]) -> list[int]:

@@ -292,13 +292,16 @@ def load_packed(data: bytes, name: str, module: nn.Module, forward: Forward | No
             "load(file, module, forward=…)."
         )
     leaves = [entry.zeros() for entry in packed.signature]
-    traced = trace(
-        module,
-        pytree.tree_unflatten(leaves, packed.structure),
-        dynamic=[entry.dynamic for entry in packed.signature],
-        forward=forward,
-        output=packed.output,
-    )
+    try:
+        traced = trace(
+            module,
+            pytree.tree_unflatten(leaves, packed.structure),
+            dynamic=[entry.dynamic for entry in packed.signature],
+            forward=forward,
+            output=packed.output,
+        )
+    except NetworkError as error:
+        raise PackedFileError(f"{name} was made of another network than the given one: {error}") from error
     _check_same_graph(traced.graph, packed.nodes, name)
     layers = find_layers(traced.graph, {})
     edges = find_edges(traced.graph, layers)

@@ -31,7 +31,8 @@ def inverse_factor(gram: torch.Tensor) -> torch.Tensor:
         factor, failed = torch.linalg.cholesky_ex(gram + damping * identity)
         if not int(failed):
             inverse: torch.Tensor = torch.cholesky_inverse(factor)
-            return torch.linalg.cholesky(inverse, upper=True).float()
+            upper: torch.Tensor = torch.linalg.cholesky(inverse, upper=True)
+            return upper.float()
         damping *= 10
     raise ArithmeticError("The inputs' second moments are not finite; no damping makes them positive definite.")
 

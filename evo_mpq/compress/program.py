@@ -202,10 +202,7 @@ class Program:
                 emit(step, calibrating, reads, slot)
                 cuts[-1][2].append(node.name)
             else:
-                edges = self._edge_sources(node)
-                args, kwargs = substitute(
-                    (node.args, node.kwargs or {}), lambda ref, e=edges: Ref(e.get(ref.node, ref.node))
-                )
+                args, kwargs = _renamed(node, self._edge_sources(node))
                 step, reads = self._call_step(node.target, args, kwargs, slot)
                 emit(step, None, reads, slot)
             if node.name in self._edge_grids:
@@ -228,14 +225,11 @@ class Program:
     def _use_steps(self, node: Node, use: Use) -> tuple[Step, Step, list[int]]:
         """The operation under an affine, the same while calibrating, and the slots it reads."""
         quantized = {use.input: f"{node.name}@input"} if use.input is not None else {}
-        target, without_bias = _without_bias(node)
-        args, kwargs = substitute((without_bias, node.kwargs or {}), lambda ref: Ref(quantized.get(ref.node, ref.node)))
+        args, kwargs = _renamed(node, quantized)
         slot = self._slot(node.name)
-        bare, reads = self._call_step(target, args, {} if target != node.target else kwargs, slot)
-        full_args, full_kwargs = substitute(
-            (node.args, node.kwargs or {}), lambda ref: Ref(quantized.get(ref.node, ref.node))
-        )
-        full, full_reads = self._call_step(node.target, full_args, full_kwargs, slot)
+        full, full_reads = self._call_step(node.target, args, kwargs, slot)
+        target, bare_args = _without_bias(node.target, args)
+        bare, reads = self._call_step(target, bare_args, {} if target != node.target else kwargs, slot)
         name = node.name
 
         def step(values: Environment, choice: Choice) -> None:
@@ -323,13 +317,19 @@ def _fill(value: Any, values: Environment) -> Any:
     return value
 
 
-def _without_bias(node: Node) -> tuple[str, tuple[Any, ...]]:
-    """The operation without its bias: operator and arguments."""
-    if node.target == "aten.addmm.default":
-        return "aten.mm.default", node.args[1:3]
-    if node.target in ("aten.mm.default", "aten.matmul.default", "aten.embedding.default"):
-        return node.target, node.args
-    return node.target, (*node.args[:2], None, *node.args[3:])
+def _renamed(node: Node, names: Mapping[str, str]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A node's arguments, reading other nodes in the place of some."""
+    args, kwargs = substitute((node.args, dict(node.kwargs or {})), lambda ref: Ref(names.get(ref.node, ref.node)))
+    return args, kwargs
+
+
+def _without_bias(target: str, args: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:
+    """The same operation without its bias: operator and arguments."""
+    if target == "aten.addmm.default":
+        return "aten.mm.default", args[1:3]
+    if target in ("aten.mm.default", "aten.matmul.default", "aten.embedding.default"):
+        return target, args
+    return target, (*args[:2], None, *args[3:])
 
 
 def _set_weight(layer: str, slot: int) -> Step:

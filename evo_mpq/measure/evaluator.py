@@ -17,9 +17,9 @@ import numpy.typing as npt
 import torch
 
 from evo_mpq.compress.compressor import Compressor
-from evo_mpq.compress.program import Affine, Choice
+from evo_mpq.compress.program import Affine, Choice, Program
 from evo_mpq.measure.measurements import Values
-from evo_mpq.measure.objectives import Batch, Quantity, sample_values
+from evo_mpq.measure.objectives import Accumulator, Batch, Quantity, sample_values
 from evo_mpq.measure.statistics import standard_error
 from evo_mpq.network.calling import tensors_of
 from evo_mpq.network.network import Network
@@ -69,18 +69,12 @@ class PopulationEvaluator:
                 consume(i, position, outputs)
         if not searched:
             return
-        decisions = self._decisions([policies[i] for i in searched])
+        decisions = decisions_of(self._program, [policies[i] for i in searched])
         order = np.lexsort(decisions.T[::-1])
         with torch.inference_mode():
             for start in range(0, len(order), self._rows_at_once):
                 rows = order[start : start + self._rows_at_once]
                 self._evaluate([searched[row] for row in rows], decisions[rows], batches, consume)
-
-    def _decisions(self, policies: Sequence[Policy]) -> npt.NDArray[np.int64]:
-        """``(n, n_columns)`` what each candidate decides, in the order in which it begins to matter."""
-        columns = self._program.columns
-        rows = [[getattr(policy.layers[layer], kind) for layer, kind in columns] for policy in policies]
-        return np.array(rows, dtype=np.int64).reshape(len(policies), len(columns))
 
     def _evaluate(
         self,
@@ -135,6 +129,15 @@ class PopulationEvaluator:
     def _choose(self, choice: Choice, decision: npt.NDArray[np.int64], first: int) -> None:
         for column, bits in zip(self._program.columns[first:], decision[first:].tolist(), strict=True):
             self._compressor.choose(choice, column.layer, column.kind, bits)
+
+
+def decisions_of(program: Program, policies: Sequence[Policy]) -> npt.NDArray[np.int64]:
+    """``(n, n_columns)`` what each candidate decides, in the order in which it begins to matter.
+
+    Candidates that stand side by side in the lexicographic order of these rows share the most computation.
+    """
+    rows = [[getattr(policy.layers[layer], kind) for layer, kind in program.columns] for policy in policies]
+    return np.array(rows, dtype=np.int64).reshape(len(policies), len(program.columns))
 
 
 @dataclass(frozen=True, eq=False)
@@ -244,18 +247,24 @@ def measure_outputs(
     failures: list[str | None] = [None] * n
     per_sample: list[dict[int, FloatVector]] = [{} for _ in range(n)]
     for load in loads:
-        accumulators = [[(q, quantities[q].start()) for q in load.quantities] for _ in range(n)]
+        accumulators: list[list[tuple[int, Accumulator]]] = [[] for _ in range(n)]
+        for candidate, started in enumerate(accumulators):
+            for q in load.quantities:
+                try:
+                    started.append((q, quantities[q].start()))
+                except Exception as error:
+                    failures[candidate] = failures[candidate] or failure_message(quantities[q].name, error)
 
         def consume(
             candidate: int,
             position: int,
             outputs: torch.Tensor,
             load: Workload = load,
-            started: Any = accumulators,
+            accumulators: list[list[tuple[int, Accumulator]]] = accumulators,
         ) -> None:
-            if failures[candidate] is not None:
-                return
-            for q, accumulator in started[candidate]:
+            for q, accumulator in accumulators[candidate]:
+                if failures[candidate] is not None:
+                    return
                 try:
                     accumulator.update(outputs, load.batches[position])
                 except Exception as error:

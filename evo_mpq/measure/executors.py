@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
 import os
 import pickle
+import signal
 import threading
 import time
 from collections.abc import Sequence
@@ -23,6 +25,7 @@ from evo_mpq.measure.evaluator import (
     OutputValues,
     PopulationEvaluator,
     Workload,
+    decisions_of,
     measure_outputs,
     workloads,
 )
@@ -94,16 +97,20 @@ class _Payload:
     memory: int
 
 
-_worker: InProcess | None = None
-"""The executor of this worker process; a process pool can hand tasks only what is global there."""
+_worker: InProcess | str = "it was not started"
+"""The executor of this worker process, or why there is none; global, because a pool hands tasks nothing else."""
 
 
 def _start_worker(payload: bytes, parent: int, threads: int) -> None:
     global _worker
     threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent finishes the chunk
     torch.set_num_threads(threads)
-    given: _Payload = pickle.loads(payload)
-    _worker = InProcess(given.compressor, given.quantities, given.memory)
+    try:
+        given: _Payload = pickle.loads(payload)
+        _worker = InProcess(given.compressor, given.quantities, given.memory)
+    except Exception as error:  # an objective's module that cannot be imported there, say
+        _worker = f"{type(error).__name__}: {error}"
 
 
 def _end_with_parent(parent: int) -> None:
@@ -113,7 +120,8 @@ def _end_with_parent(parent: int) -> None:
 
 
 def _measure(policies: Sequence[Policy], split: str, k: int | None, keep_samples: bool) -> OutputValues:
-    assert _worker is not None
+    if isinstance(_worker, str):
+        raise MeasurementError(f"A worker process could not start: {_worker}. One worker (--workers 1) needs no other.")
     return _worker.measure(policies, split, k=k, keep_samples=keep_samples)
 
 
@@ -132,7 +140,10 @@ class Processes:
         self, compressor: Compressor, quantities: Sequence[Quantity], memory: int, workers: int, threads: int
     ) -> None:
         self._workers = workers
-        payload = pickle.dumps(_Payload(compressor, tuple(quantities), memory // workers))
+        self._program = compressor.program
+        share = copy.copy(compressor)
+        share.memory = compressor.memory // workers
+        payload = pickle.dumps(_Payload(share, tuple(quantities), memory // workers))
         self._pool = ProcessPoolExecutor(
             workers,
             mp_context=multiprocessing.get_context("spawn"),
@@ -144,7 +155,8 @@ class Processes:
         self, policies: Sequence[Policy], split: str, *, k: int | None = None, keep_samples: bool = False
     ) -> OutputValues:
         """See ``Executor.measure``."""
-        parts = np.array_split(np.arange(len(policies)), min(self._workers, max(1, len(policies))))
+        order = np.lexsort(decisions_of(self._program, policies).T[::-1])
+        parts = np.array_split(order, min(self._workers, max(1, len(policies))))
         try:
             futures = [
                 self._pool.submit(_measure, [policies[i] for i in part], split, k, keep_samples) for part in parts
@@ -155,9 +167,12 @@ class Processes:
                 "A worker process ended unexpectedly, most likely for lack of memory; nothing that was journalled is "
                 "lost. Run the same command again, with fewer workers (--workers 1) or less `compute: memory`."
             ) from error
+        values = Values.concatenate([result.values for result in results])
+        per_sample = [samples for result in results for samples in result.per_sample]
+        back = np.argsort(order)
         return OutputValues(
-            Values.concatenate([result.values for result in results]),
-            tuple(samples for result in results for samples in result.per_sample),
+            Values(values.values[back], values.standard_errors[back], tuple(values.failures[i] for i in back)),
+            tuple(per_sample[i] for i in back),
             sum(result.cpu_seconds for result in results),
             sum(result.samples for result in results),
         )

@@ -69,15 +69,19 @@ class Measurer:
     def free_violations(self, genomes: Genomes, constraints: Sequence[Constraint]) -> FloatMatrix:
         """``(n, n_constraints)`` violations of the constraints on free quantities; 0 in the columns of the others.
 
-        They are known before anything is measured, so what violates them need not be.
+        They are known before anything is measured, so what violates them need not be. Where one cannot be computed
+        it stays 0: measuring then records why.
         """
         violations = np.zeros((len(genomes), len(constraints)))
         columns = [i for i, constraint in enumerate(constraints) if constraint.quantity.form == "free"]
         for row, policy in enumerate(self._space.decode(genomes) if columns else []):
             candidate = Candidate(policy, self._compressor)
             for column in columns:
-                value = np.array([constraints[column].quantity.value(candidate)])
-                violations[row, column] = constraints[column].violation(value)[0]
+                try:
+                    value = np.array([constraints[column].quantity.value(candidate)])
+                except Exception:
+                    continue
+                violations[row, column] = np.nan_to_num(constraints[column].violation(value)[0])
         return violations
 
     def test(self, policies: Sequence[Policy]) -> tuple[Values, tuple[dict[str, FloatVector], ...], float, int]:

@@ -170,7 +170,7 @@ def from_traced(
     for layer in layers:
         if not torch.isfinite(traced.tensors[layer.parameter]).all():
             raise NetworkError(
-                f"The weights of {layer.name} hold NaN or infinity, so they cannot be quantized. Check the weights file."
+                f"The weights of {layer.name} hold NaN or infinity and cannot be quantized; check the weights file."
             )
     edges = find_edges(traced.graph, layers)
     return Network(
@@ -264,6 +264,6 @@ def _check_traced(traced: Traced, inputs: Any, outputs: torch.Tensor) -> None:
         how = f"its output differs by {difference:.2g} where the largest value is {largest:.2g}"
     raise NetworkError(
         f"The traced network does not compute what the network computes: on the first calibration batch {how}. Usual "
-        "reasons: dropout or other random numbers that stay on in evaluation mode, autocast inside the network, numbers "
-        "taken out of tensors (`.item()`, numpy) that were frozen while tracing."
+        "reasons: dropout or other random numbers that stay on in evaluation mode, autocast inside the network, and "
+        "numbers taken out of tensors (`.item()`, numpy) that were frozen while tracing."
     )

@@ -16,13 +16,19 @@ def load_weights(module: nn.Module, path: Path) -> None:
     """Puts the weights of a file into a module that was just built.
 
     Args:
-        module: changed in place; every parameter and buffer must be in the file, and nothing else.
+        module: changed in place; every parameter and buffer must be in the file, and nothing else. Of tensors with
+            several names (an embedding tied to the head) one is enough.
         path: ``.safetensors``, or what ``torch.save(module.state_dict())`` writes.
 
     Raises:
         NetworkError: the file cannot be read, or does not belong to the module.
     """
-    state = _read(path)
+    state = dict(_read(path))
+    own = module.state_dict(keep_vars=True)
+    given = {id(own[name]): value for name, value in state.items() if name in own}
+    for name, tensor in own.items():
+        if name not in state and id(tensor) in given:
+            state[name] = given[id(tensor)]
     try:
         module.load_state_dict(state)
     except RuntimeError as error:

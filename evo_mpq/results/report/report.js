@@ -245,8 +245,8 @@ function selection() {
     el("div", { class: "policy", tabindex: "0", role: "region", "aria-label": `Policy of ${id}` },
       el("table", {},
         el("thead", {}, el("tr", {},
-          el("th", { scope: "col" }, "layer"), el("th", { scope: "col" }, "parameters"),
-          ...tables.map((table) => el("th", { scope: "col", title: table.label, "aria-label": table.label }, table.key[0].toUpperCase())))),
+          el("th", { scope: "col" }, "layer"), el("th", { scope: "col", class: "parameters" }, "parameters"),
+          ...tables.map((table) => el("th", { scope: "col", class: "bits", title: table.label, "aria-label": table.label }, table.key[0].toUpperCase())))),
         el("tbody", {}, ...data.layers.map((layer, at) => el("tr", {},
           el("th", { scope: "row", title: `${layer.name}: ${layer.kind} ${layer.shape}, ${layer.macs} MACs` }, layer.label),
           el("td", { class: "share", style: `--share:${(100 * layer.share).toFixed(2)}%` }, layer.parameters),
@@ -310,8 +310,11 @@ async function copy() {
 // the buttons are named one by one: plotly's own choice has one that uploads the data
 const config = { responsive: true, displaylogo: false, displayModeBar: true, modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]] };
 
-function layout(changes = {}) {
+function layout(id, changes) {
+  const { clientWidth: width, clientHeight: height } = byId(id);
   return {
+    // paper does not wait for plotly to notice that its container shrank
+    ...(root.classList.contains("printing") ? { width, height } : {}),
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
     font: { family: getComputedStyle(document.body).fontFamily, size: 12.5, color: ink("muted") },
@@ -473,7 +476,7 @@ function placeLabels(traces) {
 /** Keeps text readable on top of points. */
 const halo = () => [[1, 0], [-1, 0], [0, 1], [0, -1]].map(([x, y]) => `${x}px ${y}px 1px ${ink("surface")}`).join(", ");
 
-const shortened = (name) => (name.length > 18 ? `${name.slice(0, 17)}…` : name);
+const shortened = (name, longest = 18) => (name.length > longest ? `${name.slice(0, longest - 1)}…` : name);
 
 function colorScale(axis, values) {
   const known = values.filter((v) => v !== null && Number.isFinite(v));
@@ -537,7 +540,7 @@ function drawFront() {
     ...floored.map((axis) => `Values of ${axis.label} below ${(2 * axis.floor / axis.divisor).toPrecision(2)} stand at the edge of the logarithmic axis.`),
     state.across !== "order" && across.split === "test" !== (up.split === "test") ? "One axis shows the test split, the other the search split." : "",
   ].filter(Boolean).join(" ");
-  return Plotly.react("front", frontTraces(), layout({
+  return Plotly.react("front", frontTraces(), layout("front", {
     xaxis: scale(across, Math.floor((byId("front").clientWidth - 80) / 58)), yaxis: scale(up, Math.floor(byId("front").clientHeight / 24)),
     shapes: frontShapes(), margin: { l: 64, r: 20, t: 22, b: 50 },
     uirevision: `${state.across}|${state.up}|${isLog(across)}|${isLog(up)}`,
@@ -629,7 +632,7 @@ function drawBits() {
   };
   byId("bits").setAttribute("role", "img");
   byId("bits").setAttribute("aria-label", `Heatmap of ${table.label.toLowerCase()}: ${count} members in rows, ${data.layers.length} layers in columns.`);
-  return Plotly.react("bits", [trace], layout({
+  return Plotly.react("bits", [trace], layout("bits", {
     margin: { l: 76, r: 14, t: 8, b: bottom }, dragmode: false,
     xaxis: bitsAxis(),
     yaxis: {
@@ -660,7 +663,7 @@ function drawProfile() {
   return Plotly.react("profile", [{
     type: "bar", x: row.map((_, i) => i), y: row.map(high), marker: { color: row.map(bitColor) }, width: wide > 60 ? 0.6 : 0.82, hoverinfo: "text", textposition: "none",
     hovertext: row.map((bits, i) => `${plain(data.layers[i].name)}<br>${plain(table.label)}: <b>${bitText(bits)}</b>`),
-  }], layout({
+  }], layout("profile", {
     margin: { l: 76, r: 14, t: 8, b: 6 }, dragmode: false,
     xaxis: bitsAxis({ showticklabels: false, tickvals: [] }),
     yaxis: {
@@ -714,7 +717,8 @@ function drawParallel() {
       svg.append(el("svg:text", { x: x + shift, y: down(h) + 4, "text-anchor": anchor, style: "paint-order:stroke;stroke:var(--surface);stroke-width:4px" }, text));
     }
     svg.append(el("svg:text", { class: "name", x, y: 20, "text-anchor": k === 0 ? "start" : k === data.parallel.length - 1 ? "end" : "middle",
-      ...(k === 0 ? { dx: -side + 4 } : k === data.parallel.length - 1 ? { dx: side - 4 } : {}) }, axis.label));
+      ...(k === 0 ? { dx: -side + 4 } : k === data.parallel.length - 1 ? { dx: side - 4 } : {}) },
+      shortened(axis.label, 30), el("svg:title", {}, axis.label)));
     const range = state.ranges.get(axis.key);
     if (range) svg.append(el("svg:rect", { class: "range", x: x - 7, width: 14, y: down(range[1]), height: Math.max(2, down(range[0]) - down(range[1])), rx: 3 }));
     const grip = el("svg:rect", { class: "grip", x: x - 14, width: 28, y: top - 8, height: height - top - bottom + 16 });
@@ -787,7 +791,7 @@ function drawHypervolume() {
   return Plotly.react("hypervolume", [{
     type: "scatter", mode: up.length > 60 ? "lines" : "lines+markers", x: across, y: up, line: { color: ink("accent"), width: 2, shape: "hv" }, marker: { size: 4.5 },
     hoverinfo: "text", hovertext: up.map((v, i) => `<b>${v.toPrecision(5)}</b><br>${across[i].toLocaleString("en")} ${label}`),
-  }], layout({
+  }], layout("hypervolume", {
     xaxis: { title: { text: label, standoff: 10, font: { color: ink("ink"), size: 13 } }, gridcolor: ink("grid"), linecolor: ink("line"), zeroline: false, nticks: 7 },
     yaxis: { title: { text: "hypervolume", standoff: 8, font: { color: ink("ink"), size: 13 } }, gridcolor: ink("grid"), zeroline: false, nticks: 6, automargin: true },
     margin: { l: 60, r: 12, t: 8, b: 46 },
@@ -837,7 +841,7 @@ function drawOptimism() {
   byId("optimism").setAttribute("aria-label", `Test values of ${search.label} against search values. ${entry.sentence}`);
   const axis = (source, text) => ({ ...scale(source, 6), type: log ? "log" : "linear", range, title: { text: plain(text), standoff: 10, font: { color: ink("ink"), size: 13 } } });
   return Plotly.react("optimism", [{ type: "scatter", mode: "lines", x: ends, y: ends, hoverinfo: "skip", line: { color: ink("faint"), width: 1, dash: "dot" } }, ...traces],
-    layout({
+    layout("optimism", {
       xaxis: axis(search, `${search.title}, search`), yaxis: axis(test, `${search.title}, test`),
       margin: { l: 60, r: 12, t: 8, b: 46 }, shapes: optimismShapes(),
     }), config);
@@ -965,7 +969,9 @@ function theme(name, resized = false) {
   root.dataset.theme = name;
   selection();
   drawAll();
-  if (resized) for (const plot of document.querySelectorAll(".js-plotly-plot")) Plotly.Plots.resize(plot);
+  if (resized && !root.classList.contains("printing")) {
+    for (const plot of document.querySelectorAll(".js-plotly-plot")) Plotly.Plots.resize(plot);
+  }
 }
 
 try {

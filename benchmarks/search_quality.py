@@ -1,0 +1,135 @@
+"""How much of the exact front of digits_resnet (bits {2, 3, 4}) does a search find?
+
+Every arm is the search of `evo-mpq run`, from the reference and the uniform ladder on, with the table of
+`exact_front.py` in the place of the network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.exact_front import Table, table_file
+from benchmarks.judging import Oracle, oracle
+from benchmarks.presenting import show, spread
+from evo_mpq.config import validate
+from evo_mpq.measure.measurements import Values
+from evo_mpq.measure.objectives import Quantity
+from evo_mpq.optimize.archive import Archive
+from evo_mpq.optimize.budget import Budget
+from evo_mpq.optimize.loop import Recorded, Spending, run_search
+from evo_mpq.optimize.pareto import HypervolumeBox
+from evo_mpq.optimize.searcher import Searcher
+from evo_mpq.optimize.starts import uniform_ladder
+from evo_mpq.results.journal import Journal
+from evo_mpq.running import make_searcher
+from evo_mpq.space.building import SpaceLayer, build_space
+from evo_mpq.space.search_space import SearchSpace
+from evo_mpq.typing import Genomes
+
+BUDGETS = (100, 200, 400)
+LOG_SCALE = (True, False)
+QUANTITIES = (
+    Quantity("kl_divergence", "nats", "minimize", "measured", True, None, "outputs"),
+    Quantity("size", "B", "minimize", "exact", False, None, "free"),
+)
+ARMS: Mapping[str, Mapping[str, Any]] = {
+    "nsga2, population 40": {"population": 40},
+    "nsga2, population 20": {"population": 20},
+    "nsga2, population 10": {"population": 10},
+    "random": {"algorithm": "random"},
+}
+
+
+class Stored:
+    """A space whose every genome was measured before."""
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+        layers = [SpaceLayer(str(name)) for name in table.layers]
+        self.space: SearchSpace = build_space(layers, defaults={"weight_bits": [int(bits) for bits in table.bits]})
+        self.oracle: Oracle = oracle(table.search_kl, table.test_kl, table.size, table.search_kl_error)
+
+    def rows(self, genomes: Genomes) -> np.ndarray:
+        """``(n,)`` places of genomes in the table, which is in lexicographic order."""
+        return np.ravel_multi_index(tuple(np.asarray(genomes).T), tuple(self.space.cardinalities))
+
+    def measure(self, genomes: Genomes) -> tuple[Values, float, int]:
+        """As `evo_mpq.measure.measurer.Measurer` would."""
+        rows = self.rows(genomes)
+        values = np.stack([self.table.search_kl[rows], self.table.size[rows]], axis=1)
+        errors = np.stack([self.table.search_kl_error[rows], np.full(len(rows), np.nan)], axis=1)
+        return Values(values, errors, (None,) * len(rows)), 0.0, 0
+
+    def search(self, searcher: Searcher, evaluations: int) -> Archive:
+        """What a run with this searcher and budget measures."""
+        reference = np.array([[0.0, float(self.table.float_size)]])
+        spending = Spending()
+        spending.count("reference")
+        with tempfile.TemporaryDirectory() as folder, Journal.open(Path(folder) / "journal", {}, {}) as journal:
+            evaluate = Recorded(self.measure, journal, QUANTITIES, QUANTITIES, spending=spending, least_chunk=4)
+            result = run_search(
+                self.space,
+                searcher,
+                evaluate,
+                journal=journal,
+                budgets=[Budget(evaluations=evaluations)],
+                box=lambda losses: HypervolumeBox.around(np.concatenate([reference, losses]), LOG_SCALE),
+                starts=np.array([genome for _, genome in uniform_ladder(self.space)]),
+            )
+        return result.archive
+
+    def judged(self, archive: Archive) -> tuple[float, float]:
+        """Share and held-out regret."""
+        rows = self.rows(archive.genomes)
+        losses, held_out, size = self.table.search_kl[rows], self.table.test_kl[rows], self.table.size[rows]
+        return self.oracle.share(losses, size), self.oracle.held_out_regret(losses, held_out, size)
+
+
+def searcher_of(space: SearchSpace, seed: int, **search: Any) -> Searcher:
+    """The searcher that a YAML with these settings gets."""
+    settings = validate({"model": "digits_resnet", "data": "digits", "seed": seed, "search": search})
+    return make_searcher(settings, space, LOG_SCALE)
+
+
+def judged_arm(stored: Stored, search: Mapping[str, Any], evaluations: int, seeds: Sequence[int]) -> np.ndarray:
+    """``(2, n_seeds)`` shares and held-out regrets."""
+    found = [stored.search(searcher_of(stored.space, seed, **search), evaluations) for seed in seeds]
+    return np.array([stored.judged(archive) for archive in found]).T
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tables", type=int, nargs="+", default=[0], help="training seeds of the stored tables")
+    parser.add_argument("--seeds", type=int, default=5, help="number of search seeds")
+    arguments = parser.parse_args()
+    rows, remarks = [], []
+    for table in arguments.tables:
+        stored = Stored(Table.read(table_file(table)))
+        remarks.append(
+            f"Table {table}: front of {len(stored.oracle.losses)}, floor {stored.oracle.floor:.2g} nats."
+        )
+        for name, search in ARMS.items():
+            judged = [judged_arm(stored, search, budget, range(arguments.seeds)) for budget in BUDGETS]
+            rows.append([table, name, *(spread(shares) for shares, _ in judged), *(spread(r, ".2f") for _, r in judged)])
+    show(
+        "How much of the exact front of digits_resnet (bits {2, 3, 4}) does a search find?",
+        [
+            "table",
+            "search",
+            *(f"share at {budget}" for budget in BUDGETS),
+            *(f"held-out regret at {budget}" for budget in BUDGETS),
+        ],
+        rows,
+        f"Medians and ranges of {arguments.seeds} search seeds.",
+        *remarks,
+    )
+
+
+if __name__ == "__main__":
+    main()
