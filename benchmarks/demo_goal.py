@@ -43,7 +43,7 @@ def main() -> None:
         cpus.append(cpu_seconds() - cpu)
         float_size = problem.compressor.packed_bytes(problem.reference)
         member = front.pick(f"size<={float_size // 12}")
-        before, after = front.reference.test["accuracy"].value, member.test["accuracy"].value
+        before, after = front.reference_test["accuracy"].value, member.test["accuracy"].value
         lost.append(100 * (before - after))
         rows.append(
             [

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ast
+import os
 import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -16,63 +17,96 @@ from typing import Any
 from torch import nn
 
 from evo_mpq.compress.compressor import CompressedModule, load_packed
-from evo_mpq.config import Config, locate, validate
+from evo_mpq.config import Config, Document, locate, object_name, validate
 from evo_mpq.config import load as load_config
 from evo_mpq.console import ConsoleReporter
-from evo_mpq.errors import ConfigError, EvoMpqError, Mistake, RunError
-from evo_mpq.measure.executors import InProcess
-from evo_mpq.measure.measurer import Measurer
+from evo_mpq.errors import ConfigError, EvoMpqError, MeasurementError, Mistake, RunError
 from evo_mpq.network.calling import Forward
 from evo_mpq.problem import Problem, build_problem, fixed_threads
-from evo_mpq.results.export import FORMATS, exported_bytes, measured_again, same_environment, write_file
+from evo_mpq.reporting import report_of
+from evo_mpq.results.export import (
+    FORMATS,
+    Format,
+    exported_bytes,
+    format_of,
+    measured_again,
+    runs_here,
+    write_file,
+)
 from evo_mpq.results.front import Front, Member
-from evo_mpq.results.run_directory import RunDirectory, environment
-from evo_mpq.running import Outcome, Reporter, Silent, execute, report
+from evo_mpq.results.run_directory import RunDirectory, identity_differences
+from evo_mpq.running import Outcome, Reporter, Silent, execute, front_so_far
+
+_MAIN_GUARD = """\
+worker processes import your script again, so what starts the search must stand under a main guard:
+    def main():
+        run = evo_mpq.search(..., workers=2)
+    if __name__ == "__main__": main()"""
+
+_NO_SCRIPT = (
+    "worker processes need a script that they can import, and a notebook or an interactive session has none; search "
+    "with one worker, or from a script"
+)
 
 
 class Run:
-    """A run and its directory.
+    """A run and its directory: what `search` returns, and what is opened again by `Run.open`.
+
+    Args:
+        problem: what was searched.
+        path: the run directory.
+        front: what was found.
+        notes: what the user should know.
 
     Attributes:
         path: the run directory.
         front: what was found, as in ``front.json``.
-        finished: whether the budget was spent.
         notes: what the user should know.
     """
 
     def __init__(self, problem: Problem, path: Path, front: Front, notes: Sequence[str] = ()) -> None:
-        self.problem = problem
         self.path = path
         self.front = front
-        self.finished = front.finished
         self.notes = tuple(notes)
+        self._problem = problem
+
+    def __repr__(self) -> str:
+        state = "finished" if self.finished else "unfinished"
+        return f"<Run in {self.path}, {state}: {len(self.front.members)} points on the front>"
 
     @classmethod
     def open(cls, path: str | Path, base: str | Path | None = None, reporter: Reporter | None = None) -> Run:
-        """The run in a directory that ``evo-mpq run`` made.
+        """The run in a directory that ``evo-mpq run`` made, finished or not.
 
         Args:
             path: the run directory.
-            base: the folder of the user's modules, if it moved.
+            base: the folder of the user's modules and files, if it moved.
             reporter: told about steps that may take long.
 
         Raises:
-            RunError: there is no run, or it was started from Python objects.
-            EvoMpqError: its network or data are not there any more, or not the same.
+            RunError: there is no run, it was started from Python objects, or its network or data changed.
+            ConfigError: its network or data cannot be loaded any more.
         """
         directory = RunDirectory(Path(path))
-        front = directory.read_front()
-        config = load_config(Path(path) / "config.yaml", base=base)
-        if "base" not in config.document.values and base is None:
-            raise RunError(
-                f"{path} was started from Python with objects that no file names; use the object that evo_mpq.search "
-                "returned (run.export, run.report), or give the folder of the modules by --base."
-            )
+        journal = directory.rehearse_journal()
+        config = _stored_config(directory, base)
         problem = located_problem(config, reporter)
-        return cls(problem, Path(path), front)
+        differences = identity_differences(journal.identity, problem.identity())
+        if differences:
+            listed = "\n  ".join(differences)
+            raise RunError(f"{path} was made of something else than what is there now (then -> now):\n  {listed}")
+        front = _written_front(directory)
+        if front is None or not front.finished or front.measurements != journal.n_measured:
+            front = front_so_far(problem, journal)
+        return cls(problem, directory.path, front, problem.notes)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the budget was spent; until then there are no test values."""
+        return self.front.finished
 
     def pick(self, what: str) -> Member:
-        """The member that is meant by ``"knee"``, an id, or bounds like ``"size<=40kB"``; see ``Front.pick``."""
+        """The member that is meant by ``"knee"``, an id, or bounds like ``"size<=40kB"``; see `Front.pick`."""
         return self.front.pick(what)
 
     def report(self) -> Path:
@@ -80,47 +114,67 @@ class Run:
         return self.path / "report.html"
 
     def write_report(self) -> Path:
-        """Writes the report anew from the journal."""
+        """Writes front and report anew from the journal, and returns where the report lies.
+
+        Raises:
+            RunError: the journal is gone, or the disk is full.
+        """
         directory = RunDirectory(self.path)
-        journal = directory.read_journal()
-        directory.write_report(report(self.problem, directory, journal, self.front, self.notes))
+        directory.write_front(self.front)
+        directory.write_report(report_of(self._problem, directory.read_journal(), self.front, self.path, self.notes))
         return self.report()
 
     def module(self, pick: str | Member = "knee") -> CompressedModule:
-        """The standalone compressed network of a member."""
-        with fixed_threads(self.problem.settings.compute.threads):
-            return self.problem.compressor.apply(self._member(pick).policy)
+        """The standalone compressed network of a member: what `load` gives for its file."""
+        with fixed_threads(self._problem.settings.compute.threads):
+            return self._problem.compressor.apply(self._member(pick).policy)
 
-    def export(self, pick: str | Member = "knee", *, format: str = "safetensors", out: str | Path) -> list[str]:
+    def export(self, pick: str | Member = "knee", *, out: str | Path, format: Format | None = None) -> list[str]:
         """Measures a member again and writes it to a file.
 
         Args:
-            pick: the member, or what ``pick`` takes.
-            format: ``"safetensors"`` (packed weights; as many bytes as the ``size`` objective says) or ``"policy"``
-                (JSON).
+            pick: the member, or what `pick` takes.
             out: the file.
+            format: ``"safetensors"`` (packed weights, as many bytes as the ``size`` objective says) or ``"policy"``
+                (JSON); default: by the file's ending.
 
         Returns:
             Notes for the user.
 
         Raises:
+            ConfigError: there is no such member or format.
             RunError: the member does not measure as the front shows, or the file cannot be written.
         """
-        if format not in FORMATS:
-            raise ConfigError(f"there is no format {format!r}; there are {', '.join(FORMATS)}")
-        problem, member = self.problem, self._member(pick)
-        executor = InProcess(problem.compressor, problem.quantities, problem.settings.compute.memory_bytes)
-        measurer = Measurer(problem.space, problem.compressor, problem.quantities, executor)
-        recorded = RunDirectory(self.path).read_environment()
-        same = same_environment(recorded, environment("cpu"))
+        form = format_of(Path(out)) if format is None else format
+        if form not in FORMATS:
+            raise ConfigError(f"there is no format {form!r}; there are {' and '.join(FORMATS)}")
+        problem, member = self._problem, self._member(pick)
         with fixed_threads(problem.settings.compute.threads):
-            notes = measured_again(member, measurer, problem.quantities, same_environment=same)
-            content = exported_bytes(member, problem.compressor, format)
+            notes = measured_again(
+                member,
+                problem.space,
+                problem.compressor,
+                problem.quantities,
+                problem.settings.compute.memory_bytes,
+                exactly=runs_here(RunDirectory(self.path).read_journal()),
+            )
+            content = exported_bytes(member, problem.compressor, form)
         write_file(Path(out), content)
         return notes
 
     def _member(self, pick: str | Member) -> Member:
         return pick if isinstance(pick, Member) else self.pick(pick)
+
+
+class SplitsInMemory:
+    """The data of a search from Python, where a YAML names a function."""
+
+    def __init__(self, splits: Mapping[str, Any]) -> None:
+        self._splits = {name: split for name, split in splits.items() if split is not None}
+
+    def __call__(self) -> Mapping[str, Any]:
+        """The splits by name."""
+        return self._splits
 
 
 def search(
@@ -133,15 +187,29 @@ def search(
     batch_size: int = 256,
     forward: Any = None,
     output: str | int | None = None,
+    space: Mapping[str, Any] | None = None,
+    quantizer: Mapping[str, Any] | None = None,
+    correction: str = "scale_bias",
+    objectives: Sequence[Any] | None = None,
+    constraints: Sequence[str] = (),
+    metrics: Sequence[Any] | None = None,
+    algorithm: str = "nsga2",
+    population: int = 40,
+    evaluations: int | None = None,
+    minutes: float | None = None,
+    stall: int | None = None,
+    compute: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    name: str = "run",
     out: str | Path | None = None,
-    workers: int = 1,
+    workers: int | None = None,
+    yes: bool = False,
     quiet: bool = False,
-    **settings: Any,
 ) -> Run:
     """Searches the Pareto front of a network; the same as a YAML that says the same.
 
     Args:
-        model: the network, a torch module; never modified.
+        model: the network, a torch module, which is never modified; or what a YAML says under ``model``.
         calibration: torch Dataset or list of ``(inputs, target)``: sets ranges and statistics.
         search: likewise: ranks candidates.
         test: likewise: shown once, at the end.
@@ -149,12 +217,24 @@ def search(
         batch_size: samples per forward pass.
         forward: ``forward(model, inputs)``, where inputs are no plain arguments.
         output: which output counts, where there are several.
+        space: what may be chosen; default: 2, 3, 4, 6 or 8 bits for weights and 4 or 8 for activations.
+        quantizer: how numbers become integers.
+        correction: ``"scale_bias"``, ``"bias"`` or ``"none"``.
+        objectives: names, mappings or objects; default: ``kl_divergence`` and ``size``.
+        constraints: such as ``"accuracy >= 0.95"``.
+        metrics: reported on the test split besides.
+        algorithm: ``"nsga2"``, ``"random"`` or ``"exhaustive"``.
+        population: candidates per generation.
+        evaluations: measurements in all; 400 where nothing else ends the search.
+        minutes: wall-clock time.
+        stall: generations without progress after which to stop.
+        compute: ``threads``, ``memory``, ``workers``.
+        seed: of every random choice.
+        name: of the run.
         out: the run directory; default: a temporary one. A directory with the same run is resumed.
-        workers: processes that measure; more than one needs a script with a main guard.
+        workers: processes that measure, default one; more need a script with a main guard.
+        yes: enumerate a space however large it is.
         quiet: no progress.
-        **settings: the YAML's other keys: ``space``, ``objectives``, ``constraints``, ``metrics``, ``quantizer``,
-            ``correction``, ``seed``, ``name``, ``compute``; and those of its ``search:`` section: ``algorithm``,
-            ``population``, ``evaluations``, ``minutes``, ``stall``.
 
     Returns:
         The run, with its front.
@@ -166,30 +246,31 @@ def search(
     >>> run = search(model, calibration=a, search=b, test=c, evaluations=400)  # doctest: +SKIP
     >>> run.export(run.pick("size<=40kB"), out="small.safetensors")  # doctest: +SKIP
     """
-    if workers > 1:
+    splits = {"calibration": calibration, "search": search, "test": test, "train": train}
+    budget = {"evaluations": evaluations, "minutes": minutes, "stall": stall}
+    values = {
+        "name": name,
+        "seed": seed,
+        "model": _model_section(model, forward, output),
+        "data": {"kind": SplitsInMemory(splits), "batch_size": batch_size},
+        "space": space,
+        "quantizer": quantizer,
+        "correction": correction,
+        "objectives": objectives,
+        "constraints": constraints,
+        "metrics": metrics,
+        "search": {"algorithm": algorithm, "population": population, **budget},
+        "compute": {"workers": 1, **(compute or {}), **({} if workers is None else {"workers": workers})},
+    }
+    settings = validate(values)
+    if settings.compute.workers != 1:
         _require_main_guard()
-
-    def given_splits() -> dict[str, Any]:
-        splits = {"calibration": calibration, "search": search, "test": test, "train": train}
-        return {key: split for key, split in splits.items() if split is not None}
-
-    budget = {
-        key: settings.pop(key)
-        for key in ("algorithm", "population", "evaluations", "minutes", "stall")
-        if key in settings
-    }
-    values: dict[str, Any] = {
-        "model": {"kind": model, "forward": forward, "output": output},
-        "data": {"kind": given_splits, "batch_size": batch_size},
-        "search": budget,
-        **settings,
-    }
+    path = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="evo-mpq-"))
     reporter = ConsoleReporter(quiet=quiet)
-    with reporter.running():
-        problem = build_problem(validate(values), progress=reporter.stage)
-        path = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="evo-mpq-"))
-        with RunDirectory(path) as directory, stop_on_interrupt() as interrupted:
-            outcome = execute(problem, directory, workers=workers, reporter=reporter, interrupted=interrupted)
+    with reporter.running(), RunDirectory(path) as directory:
+        problem = build_problem(settings, progress=reporter.stage)
+        with stop_on_interrupt() as interrupted:
+            outcome = execute(problem, directory, enumerate_anyway=yes, reporter=reporter, interrupted=interrupted)
     if not outcome.finished:
         raise KeyboardInterrupt(f"interrupted; the same call with out={str(path)!r} goes on")
     return Run(problem, path, outcome.front, outcome.notes)
@@ -199,7 +280,7 @@ def load(file: str | Path, module: nn.Module, forward: Forward | None = None) ->
     """The compressed network in a packed file, with the measured numbers exactly.
 
     Args:
-        file: from ``Run.export`` or ``evo-mpq export``.
+        file: from `Run.export` or ``evo-mpq export``.
         module: the user's network; only its structure is used, whatever its weights.
         forward: the user's way to call the network, where the run had one.
 
@@ -215,28 +296,51 @@ def load(file: str | Path, module: nn.Module, forward: Forward | None = None) ->
 
 
 def run_config(
-    config: Config,
-    path: Path,
-    *,
-    reporter: Reporter | None = None,
-    interrupted: Callable[[], bool] = lambda: False,
-    before_search: Callable[[Problem], None] = lambda problem: None,
+    config: Config, path: Path, *, enumerate_anyway: bool = False, reporter: Reporter | None = None
 ) -> tuple[Run, Outcome]:
-    """Runs what a YAML says in a run directory; see ``running.execute``."""
-    with RunDirectory(path) as directory:
-        problem = located_problem(config, reporter)
-        before_search(problem)
-        outcome = execute(problem, directory, base=config.base, reporter=reporter, interrupted=interrupted)
+    """Runs what a YAML says in a run directory; see `evo_mpq.running.execute`.
+
+    Until it measures, Ctrl-C ends it at once; from then on after the measurements in hand.
+
+    Raises:
+        ConfigError: whatever is wrong; the message names the YAML.
+        KeyboardInterrupt: interrupted before anything was measured, or a second time.
+    """
+    with _told_of(config.document), RunDirectory(path) as directory:
+        problem = build_problem(config.settings, config.base, (reporter or Silent()).stage)
+        with stop_on_interrupt() as interrupted:
+            outcome = execute(
+                problem,
+                directory,
+                base=config.base,
+                enumerate_anyway=enumerate_anyway,
+                reporter=reporter,
+                interrupted=interrupted,
+            )
     return Run(problem, path, outcome.front, outcome.notes), outcome
 
 
 def located_problem(config: Config, reporter: Reporter | None = None) -> Problem:
-    """The problem of a YAML; mistakes are told with its lines."""
-    try:
+    """The problem of a YAML.
+
+    Raises:
+        ConfigError: whatever is wrong; the message names the YAML.
+    """
+    with _told_of(config.document):
         return build_problem(config.settings, config.base, (reporter or Silent()).stage)
+
+
+@contextmanager
+def _told_of(document: Document) -> Iterator[None]:
+    """Tells errors with the lines of the YAML that they are about, or at least with its name."""
+    try:
+        yield
     except EvoMpqError as error:
-        section = ("data",) if "data" in type(error).__name__.lower() else ("model",)
-        raise locate(error, config.document, section) from error
+        about = ("objectives",) if isinstance(error, MeasurementError) else ()
+        located = locate(error, document, about)
+        if document.name not in str(located):  # mistakes in overrides have no line
+            located = ConfigError(located.mistakes, f"{document.name}: {located}")
+        raise located from error
 
 
 @contextmanager
@@ -260,22 +364,51 @@ def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
+def _model_section(model: Any, forward: Any, output: str | int | None) -> dict[str, Any]:
+    section = dict(model) if isinstance(model, Mapping) else {"kind": model}
+    given = {"forward": forward, "output": output}
+    return {**section, **{key: value for key, value in given.items() if value is not None}}
+
+
+def _stored_config(directory: RunDirectory, base: str | Path | None) -> Config:
+    """What the run in a directory was started with.
+
+    Raises:
+        RunError: it was started from Python objects, or in a folder that is gone.
+    """
+    path = directory.path
+    values = Document.parse(directory.read_config(), str(path / "config.yaml")).values
+    data = values.get("data")
+    if isinstance(data, Mapping) and data.get("kind") == object_name(SplitsInMemory):
+        raise RunError(
+            f"{path} was started from Python with objects that no file names, so that it cannot be opened from here. "
+            "Use the object that evo_mpq.search returned: run.export, run.write_report; the same call with the same "
+            "out= returns it without measuring anything again."
+        )
+    folder = values.get("base") if base is None else base
+    if isinstance(folder, str | os.PathLike) and not Path(folder).is_dir():
+        raise RunError(
+            f"{path} uses modules and files of {folder}, where there is no folder. If it moved, say where it is now "
+            "by --base"
+        )
+    return load_config(path / "config.yaml", base=base)
+
+
+def _written_front(directory: RunDirectory) -> Front | None:
+    """The front that was written last, if there is one that can be read."""
+    try:
+        return directory.read_front()
+    except RunError:
+        return None
+
+
 def _require_main_guard() -> None:
     """Refuses to spawn processes from a script that they would run again."""
-    main = sys.modules.get("__main__")
-    file = getattr(main, "__file__", None)
-    if file is not None and (getattr(main, "__spec__", None) is not None or _has_main_guard(Path(file))):
-        return
-    raise ConfigError(
-        [
-            Mistake(
-                ("workers",),
-                "worker processes import your script again, so what starts the search must stand under a main guard:\n"
-                "    def main():\n        run = evo_mpq.search(…, workers=2)\n"
-                '    if __name__ == "__main__": main()',
-            )
-        ]
-    )
+    file = getattr(sys.modules.get("__main__"), "__file__", None)
+    if file is None:
+        raise ConfigError([Mistake(("compute", "workers"), _NO_SCRIPT)])
+    if not _has_main_guard(Path(file)):
+        raise ConfigError([Mistake(("compute", "workers"), _MAIN_GUARD)])
 
 
 def _has_main_guard(path: Path) -> bool:

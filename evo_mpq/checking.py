@@ -1,16 +1,17 @@
-"""What `evo-mpq check` says about a problem: its layers, genes and objectives, and what a measurement costs."""
+"""What ``evo-mpq check`` says about a problem: its layers, genes and objectives, and what a measurement costs."""
 
 from __future__ import annotations
 
 import math
-import sys
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 
-import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from evo_mpq import plugins
+from evo_mpq.console import stdout_console
+from evo_mpq.errors import MeasurementError
 from evo_mpq.measure.executors import InProcess
 from evo_mpq.measure.measurer import Measurer
 from evo_mpq.measure.objectives import as_quantity
@@ -18,73 +19,130 @@ from evo_mpq.network.calling import tensors_of
 from evo_mpq.problem import Problem, fixed_threads, middle_policy
 from evo_mpq.space.building import space_table
 
-_WANTED_RELATIVE_ERROR = 0.05
+WANTED_RELATIVE_ERROR = 0.05
+"""Standard error of a KL divergence, relative to it, that tells candidates apart well enough."""
 
 
-def print_check(problem: Problem) -> None:
-    """Prints what the settings mean, measuring one candidate."""
-    console = Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else 140)
-    network, space = problem.network, problem.space
-    table = Table("layer", "kind", "weight", "weights", "MACs", title=network.name, title_justify="left")
-    for layer in network.layers:
-        shape = "×".join(map(str, layer.shape))
-        table.add_row(layer.name, layer.kind, shape, f"{layer.n_parameters:,}", f"{layer.macs:,}")
-    console.print(table)
-    genes = Table("gene", "values", "layers", title="genes", title_justify="left")
-    for row in space_table(space):
-        genes.add_row(row["gene"], " ".join(map(str, row["values"])), ", ".join(row["layers"]))
-    console.print(genes)
-    edges = f", {space.edges}-bit edges" if space.edges else ""
-    console.print(f"{space.n_genes} genes, 10^{space.log10_genomes:.1f} genomes{edges}")
-    for quantity in problem.objectives:
-        unit = f" [{quantity.unit}]" if quantity.unit else ""
-        console.print(f"{quantity.direction} {quantity.name}{unit} ({quantity.kind})", markup=False)
-    for constraint in problem.constraints:
-        console.print(f"subject to {constraint}", markup=False)
-    sizes = {name: len(getattr(network.splits, name)) for name in ("calibration", "search", "test")}
-    console.print("samples: " + ", ".join(f"{name} {n}" for name, n in sizes.items()))
-    for note in problem.notes:
-        console.print(f"note: {note}", style="yellow", markup=False)
-    for line in measured_lines(problem):
-        console.print(line, markup=False)
+@dataclass(frozen=True)
+class Trial:
+    """What measuring the uniform genome of middle bits once tells.
+
+    Attributes:
+        size: of its packed file, in bytes.
+        seconds: of the measurement; neighbors that are measured together take less each.
+        alive: bytes of the tensors that are alive at once, a lower bound of the memory it takes.
+        kl: divergence from the float network on the search split, in nats.
+        standard_error: of it; NaN where it is unknown.
+        samples: of the search split.
+    """
+
+    size: int
+    seconds: float
+    alive: int
+    kl: float
+    standard_error: float
+    samples: int
+
+    @property
+    def samples_needed(self) -> int | None:
+        """Size of the search split at which the standard error falls below 5 % of the KL; None if nothing tells.
+
+        >>> Trial(1, 1.0, 1, kl=0.1, standard_error=0.01, samples=400).samples_needed
+        1600
+        """
+        if not (self.kl > 0 and math.isfinite(self.standard_error)):
+            return None
+        return math.ceil(self.samples * (self.standard_error / (WANTED_RELATIVE_ERROR * self.kl)) ** 2)
 
 
-def measured_lines(problem: Problem) -> list[str]:
-    """What measuring the genome of middle options once tells, in sentences."""
+def try_middle(problem: Problem) -> Trial:
+    """Measures the uniform genome of middle bits.
+
+    Raises:
+        MeasurementError: it cannot be measured.
+    """
     divergence = as_quantity(plugins.resolve("kl_divergence", "objectives", None))
     executor = InProcess(problem.compressor, [divergence], problem.settings.compute.memory_bytes)
     measurer = Measurer(problem.space, problem.compressor, [divergence], executor)
     policy = middle_policy(problem.space)
+    search = problem.network.splits.search
     with fixed_threads(problem.settings.compute.threads):
         measurer.policies([policy])  # quantized weights are made on first use
         began = time.perf_counter()
         values, _, _ = measurer.policies([policy])
         seconds = time.perf_counter() - began
-        alive = problem.compressor.live_bytes(
-            policy, tensors_of(next(iter(problem.network.splits.search.batches())).inputs)
-        )
+        alive = problem.compressor.live_bytes(policy, tensors_of(next(iter(search.batches())).inputs))
     if values.failures[0] is not None:
-        return [f"the genome of middle options cannot be measured: {values.failures[0]}"]
-    kl, error = float(values.values[0, 0]), float(values.standard_errors[0, 0])
-    lines = [
-        f"the genome of middle options: {problem.compressor.packed_bytes(policy):,} bytes, "
-        f"{seconds:.3g} s a measurement alone (less with neighbors), at least {alive / 2**20:.1f} MiB of tensors alive",
-        f"its KL to the float network: {kl:.4g} ± {error:.2g} nats (standard error)",
-    ]
-    n = len(problem.network.splits.search)
-    if kl > 0 and math.isfinite(error) and error > _WANTED_RELATIVE_ERROR * kl:
-        needed = math.ceil(n * (error / (_WANTED_RELATIVE_ERROR * kl)) ** 2)
-        lines.append(f"the standard error falls below 5 % with about {needed:,} search samples (now {n:,})")
-    return lines
+        raise MeasurementError(f"the uniform genome of middle bits cannot be measured: {values.failures[0]}")
+    return Trial(
+        problem.compressor.packed_bytes(policy),
+        seconds,
+        alive,
+        float(values.values[0, 0]),
+        float(values.standard_errors[0, 0]),
+        len(search),
+    )
 
 
-def seconds_per_neighbor(problem: Problem) -> float:
-    """Seconds per candidate when neighbors are enumerated, measured on a few of them."""
-    executor = InProcess(problem.compressor, problem.quantities, problem.settings.compute.memory_bytes)
-    measurer = Measurer(problem.space, problem.compressor, problem.quantities, executor)
-    genomes = next(problem.space.enumerate(64))
-    with fixed_threads(problem.settings.compute.threads):
-        measurer(np.asarray(genomes))
-        began = time.perf_counter()
-        measurer(np.asarray(genomes))
-        return (time.perf_counter() - began) / len(genomes)
+def print_check(problem: Problem, trial: Trial) -> None:
+    """Prints what the settings mean on stdout."""
+    console = stdout_console()
+    console.print(_layer_table(problem))
+    console.print(_gene_table(problem))
+    for line in [*space_lines(problem), *quantity_lines(problem), *trial_lines(trial)]:
+        console.print(line, soft_wrap=True)
+
+
+def _layer_table(problem: Problem) -> Table:
+    table = _table(problem.network.name, "layer", "kind", "weight", "weights", "MACs")
+    for layer in problem.network.layers:
+        shape = "×".join(map(str, layer.shape))
+        table.add_row(layer.name, layer.kind, shape, f"{layer.n_parameters:,}", f"{layer.macs:,}")
+    return table
+
+
+def _gene_table(problem: Problem) -> Table:
+    table = _table("genes", "gene", "values", "layers")
+    for row in space_table(problem.space):
+        table.add_row(row["gene"], " ".join(map(str, row["values"])), ", ".join(row["layers"]))
+    return table
+
+
+def _table(title: str, *headers: str) -> Table:
+    return Table(*headers, title=title, title_justify="left", header_style="bold")
+
+
+def space_lines(problem: Problem) -> Iterator[str]:
+    """The space, the search and the data, in sentences."""
+    space, search = problem.space, problem.settings.search
+    edges = f"; tensors between layers at {space.edges} bits" if space.edges else ""
+    yield f"space: {space.n_genes} genes, 10^{space.log10_genomes:.1f} genomes{edges}"
+    limits = [f"{key} {value:g}" for key in ("evaluations", "minutes", "stall") if (value := getattr(search, key))]
+    yield f"search: {search.algorithm}, {', '.join(limits) or 'all genomes'}"
+    sizes = {name: len(getattr(problem.network.splits, name)) for name in ("calibration", "search", "test")}
+    yield "samples: " + ", ".join(f"{name} {n:,}" for name, n in sizes.items())
+
+
+def quantity_lines(problem: Problem) -> Iterator[str]:
+    """Objectives with units and kinds, constraints, and what is reported on the test split."""
+    for quantity in problem.objectives:
+        unit = f" [{quantity.unit}]" if quantity.unit else ""
+        yield f"{quantity.direction} {quantity.name}{unit} ({quantity.kind})"
+    for constraint in problem.constraints:
+        yield f"subject to {constraint}"
+    yield f"on the test split: {', '.join(problem.measured.tested) or 'nothing'}"
+
+
+def trial_lines(trial: Trial) -> Iterator[str]:
+    """What the measurement told, in sentences."""
+    yield (
+        f"the uniform genome of middle bits: {trial.size:,} bytes; {trial.seconds:.3g} s a measurement (less with "
+        f"neighbors); {trial.alive / 2**20:.3g} MiB of tensors alive, a lower bound of the memory it takes"
+    )
+    error = f" ± {trial.standard_error:.2g}" if math.isfinite(trial.standard_error) else ", standard error unknown"
+    yield f"its KL to the float network: {trial.kl:.4g}{error} nats on {trial.samples:,} search samples"
+    needed = trial.samples_needed
+    if needed is not None and needed > trial.samples:
+        yield f"the standard error falls below 5 % of the KL with about {needed:,} search samples"
+    elif needed is not None:
+        yield f"its standard error is below 5 % of the KL; about {needed:,} search samples would do"

@@ -6,48 +6,125 @@ import json
 import os
 import shlex
 import sys
+import traceback
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
-from evo_mpq.errors import ConfigError, EvoMpqError
+from evo_mpq.errors import ConfigError, EvoMpqError, Mistake
 
 if TYPE_CHECKING:
     from evo_mpq.config import Config
-    from evo_mpq.problem import Problem
+    from evo_mpq.running import Reporter
+
+
+class Command(TyperCommand):
+    """A command that tells what its user can put right in one message, without a traceback.
+
+    Exit codes: 2 for an `EvoMpqError`, 130 for Ctrl-C. ``--debug`` shows the traceback before the message.
+    """
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]  # typer's own class of context
+        """Runs the command."""
+        try:
+            return super().invoke(ctx)
+        except EvoMpqError as error:
+            if ctx.params.get("debug"):
+                traceback.print_exc()
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            if ctx.params.get("debug"):
+                traceback.print_exc()
+            typer.echo(
+                f"Interrupted. What was measured is kept; the same command goes on:\n  {_this_command()}", err=True
+            )
+            raise typer.Exit(130) from None
+
 
 app = typer.Typer(
-    help="Search the Pareto front of everything you could do to a neural network, measured.",
-    epilog="Start with `evo-mpq run digits_resnet`, then `evo-mpq init --model my_nets:build` for your own network.",
+    help="Find the Pareto front of everything you could do to a neural network, every point of it measured.",
+    epilog=(
+        "A first look: `evo-mpq run digits_resnet`, then open its report. Your own network: `evo-mpq init --model "
+        "my_nets:build` writes a YAML, `evo-mpq check` explains it, `evo-mpq run` searches, `evo-mpq export` writes "
+        "the file of a point. Every command has its own --help."
+    ),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
-def _complete_space(incomplete: str) -> list[str]:
+def complete_space(incomplete: str) -> list[str]:
+    """Packaged search spaces and YAML files that begin like what was typed."""
     from evo_mpq.config import packaged_spaces
 
-    names = [*packaged_spaces(), *(str(path) for path in Path().glob("*.y*ml"))]
-    return [name for name in names if name.startswith(incomplete)]
+    files = [str(path) for path in Path().glob(f"{incomplete}*") if path.suffix in (".yaml", ".yml") or path.is_dir()]
+    return [*(name for name in packaged_spaces() if name.startswith(incomplete)), *sorted(files)]
+
+
+def complete_directory(incomplete: str) -> list[str]:
+    """Run directories that begin like what was typed."""
+    journals = [*Path().glob("*/journal"), *Path().glob("*/*/journal")]
+    return sorted(str(path.parent) for path in journals if str(path.parent).startswith(incomplete))
+
+
+def complete_pick(ctx: typer.Context, incomplete: str) -> list[str]:
+    """The knee and the ids of the points of the run that was typed before."""
+    from evo_mpq.results.run_directory import RunDirectory
+
+    try:
+        members = RunDirectory(Path(ctx.params.get("directory") or "")).read_front().members
+    except EvoMpqError:
+        members = ()
+    return [name for name in ["knee", *(member.id for member in members)] if name.startswith(incomplete)]
+
+
+def complete_setting(incomplete: str) -> list[str]:
+    """Keys that a YAML may have, as ``--set`` takes them."""
+    from evo_mpq.config import json_schema
+
+    schema = json_schema()
+    keys = []
+    for key, said in schema["properties"].items():
+        name = str(said.get("$ref", "")).rpartition("/")[2]
+        section = schema["$defs"].get(name, {}).get("properties")
+        keys += [f"{key}.{inner}=" for inner in section] if section else [f"{key}="]
+    return [key for key in keys if key.startswith(incomplete)]
 
 
 Space = Annotated[
     str,
     typer.Argument(
-        metavar="SPACE", help="A YAML file, or the name of a packaged one.", autocompletion=_complete_space
+        metavar="SPACE",
+        help="A YAML file, or the name of a packaged one (see `evo-mpq list search-spaces`).",
+        autocompletion=complete_space,
     ),
 ]
-Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A run directory, such as runs/my-net.")]
+Directory = Annotated[
+    Path,
+    typer.Argument(metavar="DIR", help="A run directory, such as runs/my-net.", autocompletion=complete_directory),
+]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. --set search.evaluations=800. Repeatable."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a setting of the YAML, e.g. --set search.evaluations=800. Repeatable.",
+        autocompletion=complete_setting,
+    ),
 ]
-Base = Annotated[Path | None, typer.Option(help="Folder of your modules and files; default: the YAML's own.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Base = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Where your modules and files are; default: the YAML's folder."),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, only notes, errors and the front.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]  # read by Command
 
 
 class Offer(StrEnum):
@@ -67,73 +144,75 @@ class Format(StrEnum):
     policy = "policy"
 
 
-@app.command()
+@app.command(cls=Command)
 def run(
     space: Space,
-    out: Annotated[Path | None, typer.Option(help="Run directory; default: runs/<name>.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Run directory; default: runs/<name>.")] = None,
     overrides: Overrides = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes that measure; default: auto.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that measure; the front is the same. Default: auto.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="Device that measures: auto or cpu.")] = None,
     base: Base = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Enumerate a space however large it is.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Enumerate a space however long it takes.")] = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Search a space and show its front.
+    """Search a space and print its front; the report is DIR/report.html.
 
-    A directory that holds the same run is resumed; a finished run is reported again, or goes on if its budget grew.
-    Ctrl-C stops after the measurements in hand and keeps everything.
+    The same command again resumes a run that was stopped, however it was stopped. A finished run is reported again,
+    and goes on if its budget grew: --set search.evaluations=800. Ctrl-C stops after the measurements in hand, writes
+    front and report of what there is, and prints the command that goes on.
     """
-    from evo_mpq.api import run_config, stop_on_interrupt
+    from evo_mpq.api import run_config
     from evo_mpq.console import ConsoleReporter, print_front
-    from evo_mpq.running import refuse_large_enumeration
-
-    config = _config(space, overrides, base, workers=workers, device=device)
-    path = out or Path("runs") / config.settings.name
-
-    def before_search(problem: Problem) -> None:
-        if config.settings.search.algorithm == "exhaustive" and not yes:
-            try:
-                refuse_large_enumeration(problem, _seconds_each(problem))
-            except ConfigError as error:
-                from evo_mpq.config import locate
-
-                raise locate(error, config.document) from error
 
     reporter = ConsoleReporter(quiet=quiet)
-    with reporter.running(), stop_on_interrupt() as interrupted:
-        done, outcome = run_config(
-            config, path, reporter=reporter, interrupted=interrupted, before_search=before_search
-        )
-    for note in outcome.notes:
-        if note not in done.problem.notes:
-            reporter.note(note)
+    with reporter.running():
+        config = _config(space, overrides, base, reporter, workers=workers, device=device)
+        path = out or Path("runs") / config.settings.name
+        found, outcome = run_config(config, path, enumerate_anyway=yes, reporter=reporter)
     if outcome.was_finished:
-        typer.echo(f"{path} was finished already; a larger budget (--set search.evaluations=…) goes on.", err=True)
-    print_front(outcome.front)
-    typer.echo(f"Report: {done.report()}")
+        typer.echo(
+            f"{path} was finished already, and nothing was measured; a larger budget goes on, e.g. "
+            f"--set search.evaluations={2 * found.front.measurements}",
+            err=True,
+        )
+    print_front(found.front)
+    typer.echo(f"Report: {found.report()}")
     if not outcome.finished:
         typer.echo(f"Interrupted; everything measured is kept. Go on with:\n  {_this_command()}", err=True)
         raise typer.Exit(130)
 
 
-@app.command()
+@app.command(cls=Command)
 def check(space: Space, overrides: Overrides = None, base: Base = None, debug: Debug = False) -> None:
-    """Validate a YAML and say what it means, without searching."""
+    """Say what a YAML means and what a measurement costs, without searching.
+
+    Prints layers, genes and objectives; measures one candidate: how long it takes, how far it is from the float
+    network, and how many search samples would tell candidates apart.
+    """
     from evo_mpq.api import located_problem
-    from evo_mpq.checking import print_check
+    from evo_mpq.checking import print_check, try_middle
     from evo_mpq.console import ConsoleReporter
 
-    config = _config(space, overrides, base)
     reporter = ConsoleReporter()
     with reporter.running():
-        problem = located_problem(config, reporter)
-    print_check(problem)
+        problem = located_problem(_config(space, overrides, base, reporter), reporter)
+        reporter.stage(0, 0, "measuring one candidate")
+        trial = try_middle(problem)
+    for note in problem.notes:
+        reporter.note(note)
+    print_check(problem, trial)
+    typer.echo(f"{space} is right; search with: evo-mpq run {shlex.quote(space)}")
 
 
-@app.command()
+@app.command(cls=Command)
 def report(directory: Directory, base: Base = None, debug: Debug = False) -> None:
-    """Write the report of a run anew, finished or not, and print its front."""
+    """Write front and report of a run anew, finished or not, and print the front.
+
+    Nothing is measured. Test values are only there once a run is finished.
+    """
     from evo_mpq.api import Run
     from evo_mpq.console import ConsoleReporter, print_front
 
@@ -145,18 +224,29 @@ def report(directory: Directory, base: Base = None, debug: Debug = False) -> Non
     typer.echo(f"Report: {found.report()}")
 
 
-@app.command()
+@app.command(cls=Command)
 def export(
     directory: Directory,
-    out: Annotated[Path, typer.Option(help="File to write.")],
-    pick: Annotated[str, typer.Option(help='knee, the id of a point, or a bound like "size<=40kB".')] = "knee",
-    form: Annotated[Format, typer.Option("--format", help="Packed weights, or the policy as JSON.")] = (
-        Format.safetensors
-    ),
+    out: Annotated[Path, typer.Option(metavar="FILE", help="File to write.")],
+    pick: Annotated[
+        str,
+        typer.Option(
+            help='Which point: knee, an id, or bounds like "size<=40kB" (the best within them by search values).',
+            autocompletion=complete_pick,
+        ),
+    ] = "knee",
+    form: Annotated[
+        Format | None,
+        typer.Option("--format", help="Packed weights, or the policy as JSON; default: by the file's ending."),
+    ] = None,
     base: Base = None,
     debug: Debug = False,
 ) -> None:
-    """Measure a point of the front again and write it to a file."""
+    """Write the file of a point of the front, after measuring it again.
+
+    A safetensors file holds packed weights and is as long as the size objective says; evo_mpq.load(FILE, module) gives
+    back a network with the numbers shown. Nothing is written if the point does not measure as it did.
+    """
     from evo_mpq.api import Run
     from evo_mpq.console import ConsoleReporter
 
@@ -165,16 +255,19 @@ def export(
         found = Run.open(directory, base, reporter)
         member = found.pick(pick)
         reporter.stage(0, 0, "measuring the point again")
-        notes = found.export(member, format=form.value, out=out)
+        notes = found.export(member, format=None if form is None else form.value, out=out)
     for note in notes:
         reporter.note(note)
     values = ", ".join(f"{name} {value:.6g}" for name, value in member.search.items() if value is not None)
     typer.echo(f"{out}: {out.stat().st_size:,} bytes, point {member.id} ({values})")
 
 
-@app.command("list")
-def list_offers(what: Annotated[Offer, typer.Argument(help="What to list.")]) -> None:
-    """List what can be named in a YAML."""
+@app.command("list", cls=Command)
+def list_offers(what: Annotated[Offer, typer.Argument(help="What to list.")], debug: Debug = False) -> None:
+    """List what can be named in a YAML, with a line about each.
+
+    Names of your own are "module:attribute", such as "my_nets:build".
+    """
     from evo_mpq import plugins
     from evo_mpq.config import describe_space, packaged_spaces
 
@@ -187,56 +280,69 @@ def list_offers(what: Annotated[Offer, typer.Argument(help="What to list.")]) ->
         typer.echo(f"{name:<{width}}  {text}")
 
 
-@app.command()
+@app.command(cls=Command)
 def init(
-    model: Annotated[str, typer.Option(help="Your network: module:function.")],
-    data: Annotated[str, typer.Option(help="Your data: module:function, or a built-in name.")] = "my_data:load",
-    out: Annotated[Path, typer.Option(help="File to write.")] = Path("search.yaml"),
+    model: Annotated[str, typer.Option(metavar="NAME", help="Your network, my_nets:build, or a built-in name.")],
+    data: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Your data, or a built-in name; default: my_data:load.")
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="File to write.")] = Path("search.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Write a commented YAML for your network."""
+    """Write a commented YAML for your network, with its layers' names and every setting there is.
+
+    The module is looked for in the folder of the file that is written. my_nets:build is a function without required
+    arguments that returns a torch module; my_data:load one that returns a mapping with the keys calibration, search
+    and test, each a torch Dataset or a list of (inputs, target).
+    """
+    from torch import nn
+
     from evo_mpq import plugins
     from evo_mpq.config import commented_yaml, run_name
+    from evo_mpq.console import ConsoleReporter
     from evo_mpq.network.layers import module_layer_names
     from evo_mpq.results.export import write_file
 
     if out.exists() and not force:
         raise ConfigError(f"{out} exists; choose another file by --out, or overwrite it by --force")
     base = out.parent.resolve()
-    from torch import nn
-
-    module = plugins.call_factory(
-        plugins.resolve(model, "models", base, ("model", "kind")), {}, kind=model, base=base, returns=nn.Module
-    )
-    text = commented_yaml(model, module_layer_names(module), name=run_name(out), data_kind=data)
+    reporter = ConsoleReporter()
+    with reporter.running():
+        function = plugins.resolve(model, "models", base, ("--model",))
+        offered = {"progress": reporter.stage}
+        network = plugins.call_factory(
+            function, {}, kind=model, key_path=("--model",), base=base, offered=offered, returns=nn.Module
+        )
+    data_kind = data or ("my_data:load" if ":" in model else "digits")
+    text = commented_yaml(model, module_layer_names(network), name=run_name(out), data_kind=data_kind)
     write_file(out, text.encode())
-    typer.echo(f"Wrote {out}; go on with: evo-mpq check {out}")
+    typer.echo(f"Wrote {out}; go on with: evo-mpq check {shlex.quote(str(out))}")
 
 
-@app.command()
+@app.command(cls=Command)
 def schema() -> None:
-    """Print the JSON schema of a search space's YAML, for editors."""
+    """Print the JSON schema of a YAML, for completion and checking in editors.
+
+    evo-mpq schema > evo-mpq.schema.json, beside the YAML, is where its first line looks for it.
+    """
     from evo_mpq.config import json_schema
 
     typer.echo(json.dumps(json_schema(), indent=2))
 
 
-def _config(
-    space: str, overrides: list[str] | None, base: Path | None, **changes: Any
-) -> Config:
-    from evo_mpq import plugins
+def _config(space: str, overrides: list[str] | None, base: Path | None, reporter: Reporter, **changes: Any) -> Config:
+    """The YAML as the options of a command change it."""
     from evo_mpq.config import find_space, load
+    from evo_mpq.plugins import name_mistakes
+
+    def deeper(values: Mapping[str, Any], folder: Path) -> list[Mistake]:
+        from evo_mpq.problem import mistakes_behind
+
+        return mistakes_behind(values, folder, reporter.stage)
 
     flags = [f"compute.{key}={value}" for key, value in changes.items() if value is not None]
-    return load(find_space(space), [*(overrides or []), *flags], base=base, checks=[plugins.name_mistakes])
-
-
-def _seconds_each(problem: Problem) -> float:
-    """Seconds that a candidate takes where neighbors share most of the work: a rough guess from a few."""
-    from evo_mpq.checking import seconds_per_neighbor
-
-    return seconds_per_neighbor(problem)
+    return load(find_space(space), [*(overrides or []), *flags], base=base, checks=[name_mistakes], deeper=deeper)
 
 
 def _this_command() -> str:
@@ -244,18 +350,9 @@ def _this_command() -> str:
 
 
 def main() -> None:
-    """The command line; errors for the user are one message and exit code 2."""
+    """The command line."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    try:
-        app(standalone_mode=True)
-    except EvoMpqError as error:
-        if "--debug" in sys.argv:
-            raise
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("Interrupted.", err=True)
-        sys.exit(130)
+    app()
 
 
 if __name__ == "__main__":

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from contextlib import contextmanager
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
@@ -18,6 +18,17 @@ from evo_mpq.results.front import Front, Member
 _LINE_SECONDS = 5.0
 """Between two lines of progress where no line can be overwritten."""
 
+_PIPED_WIDTH = 160
+"""Columns of tables that are not written to a terminal."""
+
+_MOST_ROWS = 24
+
+
+def stdout_console() -> Console:
+    """A console on stdout that prints texts as they are, whatever brackets they hold."""
+    width = None if sys.stdout.isatty() else _PIPED_WIDTH
+    return Console(file=sys.stdout, highlight=False, markup=False, emoji=False, width=width)
+
 
 class ConsoleReporter:
     """Shows how far a run is: one line that moves on a terminal, a line every few seconds elsewhere.
@@ -27,24 +38,26 @@ class ConsoleReporter:
         file: where to; default: stderr.
     """
 
-    def __init__(self, *, quiet: bool = False, file: Any = None) -> None:
-        self._console = Console(file=file or sys.stderr, highlight=False, soft_wrap=True)
+    def __init__(self, *, quiet: bool = False, file: TextIO | None = None) -> None:
+        self._console = Console(file=file or sys.stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
         self._quiet = quiet
-        self._live: Progress | None = None
-        self._task: TaskID | None = None
+        self._live: tuple[Progress, TaskID] | None = None
         self._last_line = 0.0
         self._last_message = ""
 
-    @contextlib.contextmanager
+    @contextmanager
     def running(self) -> Iterator[ConsoleReporter]:
         """Keeps a moving line while the block runs."""
         if self._quiet or not self._console.is_terminal:
             yield self
             return
-        columns = TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[detail]}")
-        with Progress(*columns, console=self._console, transient=True) as live:
-            self._live = live
-            self._task = live.add_task("starting", total=None, detail="")
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[detail]}", markup=False),
+        )
+        with Progress(*columns, console=self._console, transient=True) as progress:
+            self._live = progress, progress.add_task("starting", total=None, detail="")
             try:
                 yield self
             finally:
@@ -58,32 +71,38 @@ class ConsoleReporter:
 
     def search(self, progress: SearchProgress) -> None:
         """The search itself."""
-        parts = [f"measured {progress.measured:g}" + (f" of {progress.evaluations}" if progress.evaluations else "")]
-        if progress.hypervolume is not None:
-            parts.append(f"hypervolume {progress.hypervolume:.5g}")
-        parts.append(f"front {progress.front_size}")
-        if progress.candidates_per_second:
-            parts.append(f"{progress.candidates_per_second:.1f} candidates/s")
-        if progress.seconds_left is not None:
-            parts.append(f"{_duration(progress.seconds_left)} left")
-        description = f"generation {progress.generation}"
-        self._show(description, progress.measured, progress.evaluations, ", ".join(parts), always=False)
-        self._last_message = description
+        message = f"generation {progress.generation}"
+        self._show(message, progress.measured, progress.evaluations, _search_detail(progress), always=False)
+        self._last_message = message
 
     def note(self, message: str) -> None:
         """Something the user should know."""
-        self._console.print(f"note: {message}", style="yellow", markup=False)
+        self._console.print(f"note: {message}", style="yellow")
 
     def _show(self, message: str, done: float, total: float | None, detail: str, *, always: bool) -> None:
         if self._quiet:
             return
-        if self._live is not None and self._task is not None:
-            self._live.update(self._task, description=message, completed=done, total=total, detail=detail)
+        if self._live is not None:
+            progress, task = self._live
+            progress.update(task, description=message, completed=done, total=total, detail=detail)
             return
         now = time.monotonic()
         if always or now - self._last_line >= _LINE_SECONDS:
             self._last_line = now
-            self._console.print(f"{message}{': ' if detail else ''}{detail}", markup=False)
+            self._console.print(f"{message}: {detail}" if detail else message)
+
+
+def _search_detail(progress: SearchProgress) -> str:
+    """Measured of budget, hypervolume, size of the front, speed and time left, as far as they are known."""
+    parts = [f"measured {progress.measured:g}" + (f" of {progress.evaluations}" if progress.evaluations else "")]
+    if progress.hypervolume is not None:
+        parts.append(f"hypervolume {progress.hypervolume:.5g}")
+    parts.append(f"front {progress.front_size}")
+    if progress.candidates_per_second:
+        parts.append(f"{progress.candidates_per_second:.1f} candidates/s")
+    if progress.seconds_left is not None:
+        parts.append(f"{_duration(progress.seconds_left)} left")
+    return ", ".join(parts)
 
 
 def _duration(seconds: float) -> str:
@@ -92,27 +111,39 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds >= 120 else f"{seconds:.0f} s"
 
 
-def front_table(front: Front, most: int = 24) -> Table:
-    """The members of a front, at most ``most`` of them evenly spread, with search and test values."""
-    knee = front.knee.id if front.members else None
-    tested = [name for name in front.members[0].test] if front.members else []
+def print_front(front: Front) -> None:
+    """Prints the front as a table on stdout."""
+    console = stdout_console()
+    if front.members:
+        console.print(front_table(front))
+    else:
+        console.print("The front is empty.")
+
+
+def front_table(front: Front, most: int = _MOST_ROWS) -> Table:
+    """The members of a front with search and test values; of many, ``most`` evenly spread ones and the knee."""
+    knee = front.knee.id
+    shown = _spread(front.members, most, knee)
+    tested = list(front.members[0].test)
     title = f"{len(front.members)} points on the front"
+    if len(shown) < len(front.members):
+        title += f", {len(shown)} of them shown here"
     table = Table(title=title, title_justify="left", header_style="bold")
     table.add_column("id")
     for column in front.objectives:
-        table.add_column(f"{column.name}{f' [{column.unit}]' if column.unit else ''}".replace("[", "\\["), justify="right")
+        table.add_column(f"{column.name} [{column.unit}]" if column.unit else column.name, justify="right")
     for name in tested:
         table.add_column(f"test {name}", justify="right")
-    for member in _spread(front.members, most, knee):
+    for member in shown:
         table.add_row(
-            member.id + (" knee" if member.id == knee else ""),
+            f"{member.id} knee" if member.id == knee else member.id,
             *(_number(member.search.get(column.name)) for column in front.objectives),
-            *(_number(None if (shown := member.test[name]) is None else shown.value) for name in tested),
+            *(_number(None if (value := member.test[name]) is None else value.value) for name in tested),
         )
     return table
 
 
-def _spread(members: Sequence[Member], most: int, knee: str | None) -> list[Member]:
+def _spread(members: Sequence[Member], most: int, knee: str) -> list[Member]:
     if len(members) <= most:
         return list(members)
     kept = {round(i * (len(members) - 1) / (most - 1)) for i in range(most)}
@@ -123,13 +154,3 @@ def _number(value: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:,.0f}" if float(value).is_integer() and abs(value) >= 1000 else f"{value:.5g}"
-
-
-def print_front(front: Front) -> None:
-    """Prints the front as a table on stdout."""
-    console = Console(file=sys.stdout, highlight=False)
-    if not front.members:
-        console.print("The front is empty: nothing that meets the constraints was measured.")
-        return
-    table = front_table(front)
-    Console(file=sys.stdout, highlight=False, width=None if console.is_terminal else 160).print(table)

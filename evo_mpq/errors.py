@@ -6,7 +6,8 @@ shows its traceback.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 
@@ -54,9 +55,7 @@ class ConfigError(EvoMpqError, ValueError):
     """
 
     def __init__(self, mistakes: Sequence[Mistake] | str, text: str | None = None) -> None:
-        self.mistakes: tuple[Mistake, ...] = (
-            (Mistake((), mistakes),) if isinstance(mistakes, str) else tuple(mistakes)
-        )
+        self.mistakes: tuple[Mistake, ...] = (Mistake((), mistakes),) if isinstance(mistakes, str) else tuple(mistakes)
         super().__init__(text if text is not None else "\n".join(map(str, self.mistakes)))
 
 
@@ -78,3 +77,40 @@ class RunError(EvoMpqError):
 
 class PackedFileError(EvoMpqError):
     """A packed file is damaged, or does not belong to the network it is loaded into."""
+
+
+class Mistakes:
+    """Mistakes that are collected, so that their user hears of all at once.
+
+    >>> mistakes = Mistakes()
+    >>> with mistakes.about("data"):
+    ...     raise DataError("The test split is empty.")
+    >>> [str(mistake) for mistake in mistakes.found]
+    ['data: The test split is empty.']
+    """
+
+    def __init__(self) -> None:
+        self.found: list[Mistake] = []
+
+    def add(self, path: Sequence[str | int], message: str) -> None:
+        """One more mistake, at a key path."""
+        self.found.append(Mistake(tuple(path), message))
+
+    @contextmanager
+    def about(self, *path: str | int) -> Iterator[None]:
+        """Keeps what the block raises for the user; what it says of no key is about the key at ``path``."""
+        try:
+            yield
+        except ConfigError as error:
+            self.found += [mistake if mistake.path else Mistake(path, mistake.message) for mistake in error.mistakes]
+        except EvoMpqError as error:
+            self.add(path, str(error))
+
+    def check(self) -> None:
+        """Goes on only if there are none.
+
+        Raises:
+            ConfigError: with all mistakes so far.
+        """
+        if self.found:
+            raise ConfigError(self.found)

@@ -90,6 +90,8 @@ def import_object(name: str, base: Path | None, key_path: KeyPath = ()) -> Any:
         except AttributeError:
             near = did_you_mean(part, [known for known in dir(found) if not known.startswith("_")])
             raise _mistake(key_path, f'{where} has no "{attribute}"{near}') from None
+        except Exception as error:  # of a module that imports its attributes when they are asked for
+            raise _mistake(key_path, f"{name} raised {_told(error, base)}") from error
     return found
 
 
@@ -423,7 +425,7 @@ def _told(error: BaseException, base: Path | None) -> str:
 
 def _frame(error: BaseException, base: Path | None) -> str | None:
     """``file:line, in function`` of the innermost frame in a user's file; relative to ``base`` within it."""
-    if isinstance(error, SyntaxError) and error.filename:
+    if isinstance(error, SyntaxError) and error.filename and Path(error.filename).is_file():
         return f"{_relative(Path(error.filename), base)}:{error.lineno}"
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = Path(frame.filename)

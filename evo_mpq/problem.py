@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,27 +14,37 @@ from torch import nn
 from evo_mpq import plugins
 from evo_mpq.compress.compressor import Compressor
 from evo_mpq.compress.quantizers import ActivationQuantizer, UniformAffine
-from evo_mpq.config import ObjectiveSettings, Settings, resolved
-from evo_mpq.errors import ConfigError, DataError, Mistake, NetworkError
-from evo_mpq.measure.bounds import parse_bound
+from evo_mpq.config import Key, Settings, object_name, resolved, validate
+from evo_mpq.errors import ConfigError, Mistake, Mistakes
 from evo_mpq.measure.candidate import Candidate
-from evo_mpq.measure.objectives import Constraint, Quantity, as_quantity, probe, unique_names
+from evo_mpq.measure.objectives import Constraint, Quantity
+from evo_mpq.network import builtin
+from evo_mpq.network.calling import Forward
+from evo_mpq.network.data import digits
 from evo_mpq.network.network import Network, trace_network
 from evo_mpq.network.split_checks import checked_splits, fingerprint
 from evo_mpq.network.splits import Splits
 from evo_mpq.network.weights import load_weights
+from evo_mpq.quantities import Quantities, read_quantities
 from evo_mpq.space.building import SpaceLayer, build_space
+from evo_mpq.space.genes import BIT_KINDS
 from evo_mpq.space.policy import Policy
 from evo_mpq.space.search_space import SearchSpace
 
 ReportProgress = Callable[[int, int, str], None]
 """``progress(done, total, message)`` of a long step before the search."""
 
-_BUDGET_KEYS = ("evaluations", "minutes", "stall")
+BUDGET_KEYS = ("evaluations", "minutes", "stall")
+"""Keys of ``search:`` that say how far a run goes, not which run it is."""
+
+DEVICE = "cpu"
+"""What ``auto`` means, and the only device that this version measures on."""
+
+_MOST_CALIBRATION_SAMPLES = 1024
 
 
 def _silent(done: int, total: int, message: str) -> None:
-    pass
+    """Progress for nobody."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,10 +56,7 @@ class Problem:
         network: traced, with its data.
         space: of genomes.
         compressor: what candidates are made with.
-        quantities: everything that is measured of a candidate, objectives first.
-        objectives: what the front trades off.
-        constraints: bounds on some of the quantities.
-        test_names: the quantities that are reported on the test split.
+        measured: what is measured of candidates.
         notes: what the user should know about network and data.
         objects: the user's own objects, whose source files are watched.
     """
@@ -60,12 +65,29 @@ class Problem:
     network: Network
     space: SearchSpace
     compressor: Compressor
-    quantities: tuple[Quantity, ...]
-    objectives: tuple[Quantity, ...]
-    constraints: tuple[Constraint, ...]
-    test_names: tuple[str, ...]
+    measured: Quantities
     notes: tuple[str, ...] = ()
     objects: tuple[Any, ...] = field(default=(), repr=False)
+
+    @property
+    def quantities(self) -> tuple[Quantity, ...]:
+        """Everything that is measured of a candidate, objectives first."""
+        return self.measured.all
+
+    @property
+    def objectives(self) -> tuple[Quantity, ...]:
+        """What the front trades off."""
+        return self.measured.objectives
+
+    @property
+    def constraints(self) -> tuple[Constraint, ...]:
+        """Bounds on some of the quantities."""
+        return self.measured.constraints
+
+    @property
+    def log_scale(self) -> tuple[bool, ...]:
+        """Of each objective, whether its order of magnitude counts."""
+        return tuple(quantity.log_scale for quantity in self.objectives)
 
     @property
     def reference(self) -> Policy:
@@ -76,20 +98,22 @@ class Problem:
         """What makes a run this run: settings, graph, weights and data; not its budget, workers or name."""
         said = resolved(self.settings)
         said.pop("name", None)
-        said["search"] = {key: value for key, value in said["search"].items() if key not in _BUDGET_KEYS}
-        said["compute"] = {key: value for key, value in said["compute"].items() if key not in ("workers", "memory")}
         return {
-            "settings": said,
-            "graph": self.network.graph.hash(),
-            "weights": self.network.weights_hash(),
-            "data": fingerprint(self.network.splits),
+            **said,
+            "search": {key: value for key, value in said["search"].items() if key not in BUDGET_KEYS},
+            "compute": {"device": DEVICE, "threads": self.settings.compute.threads},
+            "fingerprints": {
+                "graph": self.network.graph.hash(),
+                "weights": self.network.weights_hash(),
+                "data": fingerprint(self.network.splits),
+            },
         }
 
 
-def build_problem(
-    settings: Settings, base: Path | None = None, progress: ReportProgress = _silent
-) -> Problem:
+def build_problem(settings: Settings, base: Path | None = None, progress: ReportProgress = _silent) -> Problem:
     """What the settings say, loaded, traced, calibrated and checked.
+
+    Mistakes are collected as far as one does not follow from another, and have the paths of their keys.
 
     Args:
         settings: from a YAML or from Python.
@@ -97,56 +121,38 @@ def build_problem(
         progress: told about steps that may take long.
 
     Raises:
-        EvoMpqError: whatever is wrong with the settings, the network or the data.
+        ConfigError: whatever is wrong with the settings, the network or the data.
     """
     with fixed_threads(settings.compute.threads):  # calibration is part of what threads can move by a bit
         return _build(settings, base, progress)
 
 
-def _build(settings: Settings, base: Path | None, progress: ReportProgress) -> Problem:
-    if settings.compute.device not in ("auto", "cpu"):
-        raise ConfigError(
-            [
-                Mistake(
-                    ("compute", "device"),
-                    f"{settings.compute.device} cannot be used: this version measures on the CPU only; say auto or cpu",
-                )
-            ]
-        )
-    progress(0, 0, "loading data and network")
-    splits, data_notes, data_object = _load_data(settings, base)
-    module, model_object = _load_model(settings, base, progress)
-    forward = plugins.resolve(settings.model.forward, "models", base, ("model", "forward"))
-    forward_name = settings.model.forward if isinstance(settings.model.forward, str) else _name_of(forward)
-    progress(0, 0, "tracing the network")
-    network = trace_network(
-        module,
-        splits,
-        name=_name_of(settings.model.kind) or type(module).__name__,
-        forward=forward,
-        forward_name=forward_name,
-        output=settings.model.output,
-    )
-    space = _space(settings, network)
-    progress(0, 0, "calibrating")
-    compressor = _compressor(settings, network, space)
-    sources = _objective_sources(settings, base)
-    objectives, metrics, constraints = _quantities(settings, network, space, compressor, sources, base)
-    bounded = [constraint.quantity for constraint in constraints]
-    quantities = tuple({quantity.name: quantity for quantity in [*objectives, *bounded, *metrics]}.values())
-    reported = [quantity.name for quantity in [*objectives, *metrics] if quantity.form == "outputs"]
-    return Problem(
-        settings,
-        network,
-        space,
-        compressor,
-        quantities,
-        tuple(objectives),
-        tuple(constraints),
-        tuple(dict.fromkeys(reported)),
-        (*data_notes, *_notes(network)),
-        (model_object, data_object, forward, *sources.values()),
-    )
+def mistakes_behind(values: Mapping[str, Any], base: Path, progress: ReportProgress = _silent) -> list[Mistake]:
+    """What is wrong behind the mistakes of a YAML: what `build_problem` would find once these are put right.
+
+    Args:
+        values: what the YAML says. Of sections that are wrong by themselves the defaults are taken; without a
+            model and data that are right nothing can be said.
+        base: the folder that the user's modules and files are looked for in.
+        progress: told about steps that may take long.
+    """
+    right = dict(values)
+    while True:
+        try:
+            settings = validate(right)
+            break
+        except ConfigError as error:
+            wrong = {mistake.path[0] for mistake in error.mistakes if mistake.path}
+        if not wrong & set(right) or wrong & {"model", "data"}:
+            return []
+        if wrong & {"objectives", "metrics"}:
+            wrong.add("constraints")  # they may bound what is left out
+        right = {key: value for key, value in right.items() if key not in wrong}
+    try:
+        build_problem(settings, base, progress)
+    except ConfigError as error:
+        return list(error.mistakes)
+    return []
 
 
 @contextmanager
@@ -160,63 +166,157 @@ def fixed_threads(threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _load_data(settings: Settings, base: Path | None) -> tuple[Splits, tuple[str, ...], Any]:
+def middle_policy(space: SearchSpace) -> Policy:
+    """The uniform policy of middle bits, or what the space has nearest to it."""
+    steps = [space.steps(kind) or [32] for kind in BIT_KINDS]
+    weight_bits, activation_bits = (int(values[len(values) // 2]) for values in steps)
+    return space.decode(space.nearest(weight_bits, activation_bits)[None])[0]
+
+
+def _build(settings: Settings, base: Path | None, progress: ReportProgress) -> Problem:
+    mistakes = Mistakes()
+    with mistakes.about():
+        _refuse_accelerators(settings)
+    with mistakes.about():
+        _refuse_trained_samples(settings, base)
+    mistakes.check()
+    progress(0, 0, "loading data and network")
+    with mistakes.about("data"):
+        data = _load_data(settings, base)
+    with mistakes.about("objectives"):
+        quantities = read_quantities(settings, base)
+    with mistakes.about("model", "forward"):
+        forward = plugins.resolve(settings.model.forward, "models", base, ("model", "forward"))
+    with mistakes.about("model"):
+        module, model_object = _load_model(settings, base, progress)
+    mistakes.check()
+    progress(0, 0, "tracing the network")
+    with mistakes.about("model"):
+        network = _trace(settings, module, data.splits, forward)
+    mistakes.check()
+    space = _space(settings, network)
+    progress(0, 0, "calibrating")
+    with mistakes.about("model"):
+        compressor = _compressor(settings, network, space)
+    mistakes.check()
+    if settings.metrics is None and _has_class_labels(network):
+        quantities = quantities.with_default_metric()
+    return Problem(
+        settings,
+        network,
+        space,
+        compressor,
+        quantities.probed(Candidate(middle_policy(space), compressor)),
+        (*data.notes, *_notes(network)),
+        (model_object, forward, *data.objects, *quantities.sources),
+    )
+
+
+def _refuse_accelerators(settings: Settings) -> None:
+    device = settings.compute.device
+    if device not in ("auto", DEVICE):
+        message = f"{device} cannot be used: this version measures on the CPU only; say auto or cpu"
+        raise ConfigError([Mistake(("compute", "device"), message)])
+
+
+def _refuse_trained_samples(settings: Settings, base: Path | None) -> None:
+    """Refuses a built-in network whose training images are search or test images of another seed's digits."""
+    model, data = settings.model, settings.data
+    try:
+        kinds = (plugins.resolve(model.kind, "models", base), plugins.resolve(data.kind, "data", base))
+    except ConfigError:
+        return  # told where it is loaded
+    if getattr(kinds[0], "__module__", None) != builtin.__name__ or kinds[1] is not digits:
+        return
+    seeds = (model.options.get("seed", 0), data.options.get("seed", 0))
+    if seeds[0] != seeds[1]:
+        message = (
+            f"the network is trained on the digits of seed {seeds[0]}, among which are search and test images of seed "
+            f"{seeds[1]}; give model and data the same seed"
+        )
+        raise ConfigError([Mistake(("data", "seed") if "seed" in data.options else ("model", "seed"), message)])
+
+
+@dataclass(frozen=True, eq=False)
+class _Data:
+    """The splits, what is to be told about them, and the user's objects behind them."""
+
+    splits: Splits
+    notes: tuple[str, ...]
+    objects: tuple[Any, ...]
+
+
+def _load_data(settings: Settings, base: Path | None) -> _Data:
     kind = plugins.resolve(settings.data.kind, "data", base, ("data", "kind"))
-    data = kind
-    if callable(kind) and not isinstance(kind, Mapping):
-        offered = {"base": base} if _takes(kind, "base") else {}
-        data = plugins.call_factory(
+    if isinstance(kind, Mapping):
+        _refuse_options(settings.data.options, settings.data.kind, "data")
+        given: Any = kind
+    else:
+        given = plugins.call_factory(
             kind,
             settings.data.options,
             kind=settings.data.kind,
             key_path=("data",),
             base=base,
-            offered=offered,
+            offered={"base": base},
             keys=("batch_size",),
         )
-    try:
-        splits, notes = checked_splits(data, settings.data.batch_size)
-    except DataError as error:
-        raise ConfigError([Mistake(("data",), str(error))]) from error
-    return splits, notes, kind
+    splits, notes = checked_splits(given, settings.data.batch_size)
+    return _Data(splits, notes, (kind, *(split.dataset for split in splits.present)))
 
 
 def _load_model(settings: Settings, base: Path | None, progress: ReportProgress) -> tuple[nn.Module, Any]:
-    kind = plugins.resolve(settings.model.kind, "models", base, ("model", "kind"))
-    module = kind
-    if not isinstance(kind, nn.Module):
-        offered = {"progress": progress} if _takes(kind, "progress") else {}
-        module = plugins.call_factory(
-            kind,
-            settings.model.options,
-            kind=settings.model.kind,
-            key_path=("model",),
-            base=base,
-            offered=offered,
-            returns=nn.Module,
-            keys=("weights", "forward", "output"),
-        )
-    if settings.model.weights is not None:
-        if kind is module:
-            raise ConfigError([Mistake(("model", "weights"), "goes with a function that builds the network; load them")])
-        try:
-            load_weights(module, (base or Path()) / settings.model.weights)
-        except NetworkError as error:
-            raise ConfigError([Mistake(("model", "weights"), str(error))]) from error
+    """The network, its weights loaded, and the object that the settings name."""
+    said = settings.model
+    kind = plugins.resolve(said.kind, "models", base, ("model", "kind"))
+    if isinstance(kind, nn.Module):
+        _refuse_options({**said.options, **({} if said.weights is None else {"weights": 0})}, said.kind, "model")
+        return kind, kind
+    module = plugins.call_factory(
+        kind,
+        said.options,
+        kind=said.kind,
+        key_path=("model",),
+        base=base,
+        offered={"progress": progress},
+        returns=nn.Module,
+        keys=("weights", "forward", "output"),
+    )
+    if said.weights is not None:
+        mistakes = Mistakes()
+        with mistakes.about("model", "weights"):
+            load_weights(module, (base or Path()) / said.weights)
+        mistakes.check()
     return module, kind
 
 
-def _takes(function: Any, parameter: str) -> bool:
-    try:
-        return parameter in inspect.signature(function).parameters
-    except (TypeError, ValueError):
-        return False
+def _refuse_options(options: Mapping[str, Any], kind: Any, section: str) -> None:
+    """Refuses options for what is made already."""
+    name = kind if isinstance(kind, str) else object_name(kind)
+    mistakes = Mistakes()
+    for option in options:
+        message = f"goes with a function that makes the {section}, but {name} is made already; remove the key"
+        mistakes.add((section, Key(option)), message)
+    mistakes.check()
 
 
-def _name_of(value: Any) -> str | None:
-    if value is None or isinstance(value, str):
+def _trace(settings: Settings, module: nn.Module, splits: Splits, forward: Forward | None) -> Network:
+    said = settings.model
+    return trace_network(
+        module,
+        splits,
+        name=_name_of(said.kind),
+        forward=forward,
+        forward_name=None if said.forward is None else _name_of(said.forward),
+        output=said.output,
+    )
+
+
+def _name_of(value: Any) -> str:
+    """What to call something that a text or an object names."""
+    if isinstance(value, str):
         return value
-    return getattr(value, "__name__", None) or type(value).__name__
+    return str(getattr(value, "__name__", None) or type(value).__name__)
 
 
 def _space(settings: Settings, network: Network) -> SearchSpace:
@@ -242,112 +342,22 @@ def _compressor(settings: Settings, network: Network, space: SearchSpace) -> Com
     )
 
 
-def _objective_sources(settings: Settings, base: Path | None) -> dict[tuple[str, int], Any]:
-    """The object behind every objective and metric; every unknown name at once."""
-    sources: dict[tuple[str, int], Any] = {}
-    mistakes: list[Mistake] = []
-    for key, entries in (("objectives", settings.objectives), ("metrics", settings.metrics or ())):
-        for i, entry in enumerate(entries):
-            try:
-                sources[key, i] = plugins.resolve(entry.kind, "objectives", base, (key, i, "kind"))
-            except ConfigError as error:
-                mistakes += error.mistakes
-    if mistakes:
-        raise ConfigError(mistakes)
-    return sources
-
-
-def _quantities(
-    settings: Settings,
-    network: Network,
-    space: SearchSpace,
-    compressor: Compressor,
-    sources: Mapping[tuple[str, int], Any],
-    base: Path | None,
-) -> tuple[list[Quantity], list[Quantity], list[Constraint]]:
-    candidate = Candidate(middle_policy(space), compressor)
-
-    def quantities(key: str, entries: Sequence[ObjectiveSettings]) -> list[Quantity]:
-        return [
-            probe(_quantity(entry, sources[key, i], (key, i)), candidate) for i, entry in enumerate(entries)
-        ]
-
-    objectives = quantities("objectives", settings.objectives)
-    try:
-        unique_names(objectives)
-    except ConfigError as error:
-        raise _below(error, ("objectives",)) from error
-    if settings.metrics is None:
-        named = ["accuracy"] if _class_labels(network) else []
-        metrics = [
-            as_quantity(plugins.resolve(name, "objectives", base))
-            for name in named
-            if name not in {quantity.name for quantity in objectives}
-        ]
-    else:
-        metrics = quantities("metrics", settings.metrics)
-        # a metric that is an objective too is measured once; two different ones must have two names
-        new = [metric for metric in metrics if metric not in objectives]
-        try:
-            unique_names([*objectives, *new])
-        except ConfigError as error:
-            raise _below(error, ("metrics",)) from error
-    known = {quantity.name: quantity for quantity in [*metrics, *objectives]}
-    constraints: list[Constraint] = []
-    mistakes: list[Mistake] = []
-    for i, text in enumerate(settings.constraints):
-        try:
-            constraints.append(_constraint(text, known, candidate, base))
-        except ConfigError as error:
-            mistakes += [Mistake(("constraints", i), mistake.message) for mistake in error.mistakes]
-    if mistakes:
-        raise ConfigError(mistakes)
-    return objectives, metrics, constraints
-
-
-def _quantity(entry: ObjectiveSettings, source: Any, path: tuple[str, int]) -> Quantity:
-    try:
-        return as_quantity(
-            source, name=entry.name, unit=entry.unit, direction=entry.direction, options=entry.options
-        )
-    except ConfigError as error:
-        raise _below(error, path) from error
-
-
-def _constraint(
-    text: str, known: Mapping[str, Quantity], candidate: Candidate, base: Path | None
-) -> Constraint:
-    name = re.split("<=|>=", text)[0].strip()
-    quantity = known.get(name)
-    if quantity is None:
-        quantity = probe(as_quantity(plugins.resolve(name, "objectives", base)), candidate)
-    bound = parse_bound(text, {quantity.name: quantity.unit})
-    return Constraint(quantity, bound.comparison, bound.value)
-
-
-def _below(error: ConfigError, path: tuple[str | int, ...]) -> ConfigError:
-    return ConfigError([Mistake((*path, *mistake.path), mistake.message) for mistake in error.mistakes])
-
-
-def middle_policy(space: SearchSpace) -> Policy:
-    """The policy whose genes all stand at their middle value."""
-    return space.decode((space.cardinalities // 2)[None])[0]
-
-
-def _class_labels(network: Network) -> bool:
+def _has_class_labels(network: Network) -> bool:
     """Whether the targets are class indices for the network's outputs."""
     batch = next(iter(network.splits.search.batches()))
     outputs = network.float_outputs(batch.inputs)
     targets = batch.targets
     if not isinstance(targets, torch.Tensor) or targets.is_floating_point() or targets.dtype == torch.bool:
         return False
-    per_position = outputs.shape[:-1] if outputs.dim() != 4 else (outputs.shape[0], *outputs.shape[2:])
-    n_classes = outputs.shape[1] if outputs.dim() == 4 else outputs.shape[-1]
-    return outputs.dim() > 1 and targets.shape == per_position and int(targets.max()) < n_classes
+    dim = 1 if outputs.dim() == 4 else outputs.dim() - 1
+    per_prediction = outputs.shape[:dim] + outputs.shape[dim + 1 :]
+    if outputs.dim() < 2 or targets.shape != per_prediction:
+        return False
+    return int(targets.min()) >= 0 and int(targets.max()) < outputs.shape[dim]
 
 
 def _notes(network: Network) -> list[str]:
     n = len(network.splits.calibration)
-    if n > 1024:
+    if n > _MOST_CALIBRATION_SAMPLES:
         return [f"the calibration split has {n} samples; every candidate is calibrated on all, about 256 are enough"]
     return []

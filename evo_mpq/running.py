@@ -2,41 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from evo_mpq import plugins
 from evo_mpq.config import Settings, dump, resolved
-from evo_mpq.errors import ConfigError, Mistake
+from evo_mpq.enumeration import refuse_large_enumeration
+from evo_mpq.errors import EvoMpqError, RunError
 from evo_mpq.measure.executors import Automatic, Executor, InProcess, Processes, picklable
 from evo_mpq.measure.measurer import Measurer
 from evo_mpq.measure.statistics import Interval
-from evo_mpq.optimize.archive import Archive
 from evo_mpq.optimize.budget import Budget
 from evo_mpq.optimize.exhaustive import Exhaustive
-from evo_mpq.optimize.loop import Interrupted, Progress, Recorded, Result, Spending, run_search
+from evo_mpq.optimize.loop import Progress, Recorded, Result, Spending, run_search
 from evo_mpq.optimize.nsga2 import NSGA2
 from evo_mpq.optimize.pareto import HypervolumeBox
 from evo_mpq.optimize.random_search import RandomSearch
 from evo_mpq.optimize.searcher import Searcher
-from evo_mpq.optimize.starts import uniform_ladder
-from evo_mpq.problem import Problem, fixed_threads
-from evo_mpq.results.front import Front, GenomeKey, Hypervolume, build_front, front_rows
+from evo_mpq.problem import BUDGET_KEYS, DEVICE, Problem, fixed_threads
+from evo_mpq.reporting import front_genomes, front_of, report_of, seeds, why_empty
+from evo_mpq.results.front import Front, GenomeKey
 from evo_mpq.results.journal import HeldOut, Journal
-from evo_mpq.results.report import write_report
 from evo_mpq.results.run_directory import RunDirectory, changed_sources, environment, versions
 from evo_mpq.space.search_space import SearchSpace
 from evo_mpq.typing import Losses
 
 _TEST_CHUNK = 16
 """Candidates that are shown the test split between two looks at whether to stop."""
+
+_LEAST_CHUNK = 4
+"""Candidates that are measured between two looks at whether to stop, however long they take."""
+
+_PATIENCE = 200
+"""Generations in a row without a candidate worth measuring, after which a search gives up."""
 
 
 class Reporter(Protocol):
@@ -65,6 +70,59 @@ class Silent:
         """Nothing."""
 
 
+class Logged:
+    """Tells a reporter, and writes to the run's ``log.txt`` what is worth reading there later.
+
+    Args:
+        reporter: who is told everything.
+        directory: of the run.
+    """
+
+    def __init__(self, reporter: Reporter, directory: RunDirectory) -> None:
+        self._reporter = reporter
+        self._directory = directory
+        self._stage = ""
+        self._progress: Progress | None = None
+        self.notes: list[str] = []
+        """What was noted, each once, in order."""
+
+    def stage(self, done: int, total: int, message: str) -> None:
+        """A step before or after the search; its beginning is logged."""
+        if message != self._stage:
+            self._stage = message
+            self.log(message)
+        self._reporter.stage(done, total, message)
+
+    def search(self, progress: Progress) -> None:
+        """The search itself; the end of each generation is logged, but none while the journal is replayed."""
+        if self._progress is not None and self._progress.generation != progress.generation:
+            self._log_generation()
+        if progress.candidates_per_second:
+            self._progress = progress
+        self._reporter.search(progress)
+
+    def note(self, message: str) -> None:
+        """Something the user should know; said once."""
+        if message not in self.notes:
+            self.notes.append(message)
+            self.log(f"note: {message}")
+            self._reporter.note(message)
+
+    def log(self, message: str) -> None:
+        """A line for the log alone."""
+        self._log_generation()
+        self._directory.log(message)
+
+    def _log_generation(self) -> None:
+        progress, self._progress = self._progress, None
+        if progress is not None:
+            volume = "" if progress.hypervolume is None else f"hypervolume {progress.hypervolume:.6g}, "
+            self._directory.log(
+                f"generation {progress.generation}: measured {progress.measured:g}, {volume}front of "
+                f"{progress.front_size}, {progress.candidates_per_second:.3g} candidates/s"
+            )
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What became of a run.
@@ -73,14 +131,12 @@ class Outcome:
         front: what it found.
         finished: whether its budget was spent; otherwise it was interrupted.
         was_finished: whether nothing was left to do when it was called.
-        reason: why the search ended, see `evo_mpq.optimize.loop.Result`.
-        notes: what the user should know.
+        notes: what the user was told.
     """
 
     front: Front
     finished: bool
     was_finished: bool
-    reason: str
     notes: tuple[str, ...]
 
 
@@ -90,6 +146,7 @@ def execute(
     *,
     base: Path | None = None,
     workers: int | str | None = None,
+    enumerate_anyway: bool = False,
     reporter: Reporter | None = None,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> Outcome:
@@ -101,75 +158,123 @@ def execute(
     Args:
         problem: what to search.
         directory: locked.
-        base: folder of the user's modules, for their git revision and their changes.
+        base: folder of the user's modules, for their git revision and so that they are found again.
         workers: overrides the settings' number of processes.
+        enumerate_anyway: do not refuse an exhaustive search that takes long.
         reporter: told how far the run is.
         interrupted: asked between chunks of measuring whether to stop.
 
     Raises:
         EvoMpqError: the directory holds another run, every candidate failed, the disk is full, …
     """
-    reporter = reporter or Silent()
-    settings = problem.settings
     journal = directory.open_journal(problem.identity(), versions())
-    notes = [*problem.notes, *_remember_surroundings(problem, directory, base, journal.is_new)]
-    budgets, budget_note = _budgets(settings, journal)
-    notes += budget_note
-    for note in notes:
-        reporter.note(note)
-    measured_before = journal.n_measured
-    executor = _executor(problem, workers or settings.compute.workers, reporter)
+    said = Logged(reporter or Silent(), directory)
     try:
-        with fixed_threads(settings.compute.threads):
-            run = _Run(problem, directory, journal, executor, reporter, interrupted)
-            result = run.search(budgets)
-            finished = result.finished and run.show_test(result.archive)
-            front = run.front(result, finished)
-    finally:
-        executor.close()
-    notes += [note for note in result.notes if note not in notes]
-    if journal.divergence:
-        notes.append(journal.divergence)
+        said.log(_beginning(problem, journal))
+        outcome = _execute(problem, directory, journal, said, base, workers, enumerate_anyway, interrupted)
+    except EvoMpqError as error:
+        with contextlib.suppress(RunError):  # where the disk is full
+            said.log(f"failed: {error}")
+        raise
+    said.log(_ending(outcome, journal))
+    return outcome
+
+
+def _execute(
+    problem: Problem,
+    directory: RunDirectory,
+    journal: Journal,
+    said: Logged,
+    base: Path | None,
+    workers: int | str | None,
+    enumerate_anyway: bool,
+    interrupted: Callable[[], bool],
+) -> Outcome:
+    for note in [*problem.notes, *_remember_surroundings(problem, directory, base)]:
+        said.note(note)
+    before = _measured(journal)
+    budgets = _budgets(problem.settings, journal, said)
+    if not enumerate_anyway:
+        refuse_large_enumeration(problem, journal.n_measured)
+    compute = problem.settings.compute
+    with fixed_threads(compute.threads), _executor(problem, workers or compute.workers, said) as executor:
+        run = _Run(problem, journal, executor, said, interrupted)
+        result = run.search(budgets)
+        finished = result.finished and run.show_test()
+    front = front_of(problem, journal, result, finished=finished)
+    for note in _closing_notes(problem, journal, result, front):
+        said.note(note)
     directory.write_front(front)
-    directory.write_report(report(problem, directory, journal, front, notes))
-    reason = result.reason if finished else "interrupted"
-    directory.log(f"{reason}: {journal.n_measured} genomes measured, front of {len(front.members)}")
-    untouched = finished and not journal.is_new and journal.n_measured == measured_before
-    return Outcome(front, finished, untouched, reason, tuple(notes))
+    directory.write_report(report_of(problem, journal, front, directory.path, said.notes))
+    return Outcome(front, finished, finished and before == _measured(journal), tuple(said.notes))
 
 
-def _remember_surroundings(
-    problem: Problem, directory: RunDirectory, base: Path | None, is_new: bool
-) -> list[str]:
-    """Writes configuration and environment; notes on sources that changed since they were written first."""
+def front_so_far(problem: Problem, journal: Journal) -> Front:
+    """The front of an unfinished run, found by replaying its journal; nothing is measured.
+
+    Args:
+        problem: of the run.
+        journal: a rehearsal, see `Journal.rehearse`.
+
+    Raises:
+        RunError: the run was stopped before it measured anything.
+    """
+    if journal.reference() is None or not journal.budgets():
+        raise RunError("the run was stopped before it measured anything; give the command that started it again")
+    with _in_process(problem) as executor:
+        run = _Run(problem, journal, executor, Silent(), interrupted=lambda: True)
+        result = run.search([Budget(**budget) for budget in journal.budgets()])
+        finished = result.finished and not run.genomes_to_test() and journal.held_out(None) is not None
+    return front_of(problem, journal, result, finished=finished)
+
+
+def _measured(journal: Journal) -> tuple[int, int]:
+    return journal.n_measured, journal.n_held_out
+
+
+def _beginning(problem: Problem, journal: Journal) -> str:
+    if journal.is_new:
+        space = problem.space
+        names = ", ".join(quantity.name for quantity in problem.objectives)
+        return f"started: {names}; {space.n_genes} genes, 10^{space.log10_genomes:.1f} genomes"
+    return f"resumed: the journal holds {journal.n_measured} genomes"
+
+
+def _ending(outcome: Outcome, journal: Journal) -> str:
+    state = "finished" if outcome.finished else "interrupted"
+    return (
+        f"{state}: {journal.n_measured} genomes measured in {journal.cpu_seconds:.1f} CPU seconds, "
+        f"front of {len(outcome.front.members)}"
+    )
+
+
+def _remember_surroundings(problem: Problem, directory: RunDirectory, base: Path | None) -> list[str]:
+    """Writes configuration and environment; notes on the user's sources that changed since the run was started."""
     said = resolved(problem.settings)
     if base is not None:
         said["base"] = str(base)
     directory.write_config(dump(said))
-    sources = [Path(path) for path in plugins.source_files(problem.objects)]
-    before = directory.read_environment()
-    now = environment("cpu", base, sources)
-    if is_new or before is None:
+    now = environment(DEVICE, base, [Path(path) for path in plugins.source_files(problem.objects)])
+    first = directory.read_environment()
+    if first is None:
         directory.write_environment(now)
         return []
-    changed = changed_sources(before, now)
-    directory.write_environment(now)
+    # The first environment stays: what was measured with the old code is still on the front.
     return [
         f"{name} changed since this run was started; what was measured before was measured with the old code"
-        for name in changed
+        for name in changed_sources(first, now)
     ]
 
 
-def _budgets(settings: Settings, journal: Journal) -> tuple[list[Budget], list[str]]:
+def _budgets(settings: Settings, journal: Journal, said: Logged) -> list[Budget]:
     """All budgets that the run was given, the present one last if it allows more."""
-    limits = {key: getattr(settings.search, key) for key in ("evaluations", "minutes", "stall")}
+    limits = {key: getattr(settings.search, key) for key in BUDGET_KEYS}
     given = journal.budgets()
-    notes = []
     if not given or _allows_more(limits, given[-1]):
         journal.add_budget(limits)
-    elif limits not in given:
-        notes.append("an earlier session of this run had a larger budget; this one changes nothing")
-    return [Budget(**budget) for budget in journal.budgets()], notes
+    elif limits != given[-1]:
+        said.note(f"this run was given {_budget_text(given[-1])} before; a smaller budget changes nothing")
+    return [Budget(**budget) for budget in journal.budgets()]
 
 
 def _allows_more(new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
@@ -181,22 +286,57 @@ def _limit(value: float | None) -> float:
     return math.inf if value is None else value
 
 
-def _executor(problem: Problem, workers: int | str, reporter: Reporter) -> Executor:
-    settings = problem.settings
-    memory = settings.compute.memory_bytes
-    alone = InProcess(problem.compressor, problem.quantities, memory)
-    unpicklable = [quantity.name for quantity in problem.quantities if not picklable(quantity)]
-    if workers == 1:
-        return alone
-    if unpicklable:
+def _budget_text(budget: Mapping[str, Any]) -> str:
+    said = [f"{key} {value:g}" for key, value in budget.items() if value is not None]
+    return ", ".join(said) or "no limit"
+
+
+def _closing_notes(problem: Problem, journal: Journal, result: Result, front: Front) -> Iterator[str]:
+    yield from result.notes
+    reference = journal.reference()
+    if reference is not None and reference.failure is not None:
+        yield f"the uncompressed network could not be measured: {reference.failure}"
+    if journal.divergence:
+        yield journal.divergence
+    if journal.n_test_showings > 1:
+        yield f"the test split was shown after each of {journal.n_test_showings} budgets"
+    if not front.members:
+        yield why_empty(problem, journal)
+
+
+@contextlib.contextmanager
+def _executor(problem: Problem, workers: int | str, said: Logged) -> Iterator[Executor]:
+    """Where candidates are measured; what it started ends with the block."""
+    executor = _start_executor(problem, workers, said)
+    try:
+        yield executor
+    finally:
+        executor.close()
+
+
+@contextlib.contextmanager
+def _in_process(problem: Problem) -> Iterator[Executor]:
+    yield InProcess(problem.compressor, problem.quantities, problem.settings.compute.memory_bytes)
+
+
+def _start_executor(problem: Problem, workers: int | str, said: Logged) -> Executor:
+    memory, threads = problem.settings.compute.memory_bytes, problem.settings.compute.threads
+    # What is called is called by this process, and need not be sent to others.
+    quantities = [q if q.form == "outputs" else replace(q, object=None) for q in problem.quantities]
+    arguments = (problem.compressor, quantities, memory)
+    if workers == 1 or (workers == "auto" and _cores() < 2):
+        return InProcess(*arguments)
+    unsendable = [quantity.name for quantity in quantities if not picklable(quantity)]
+    if not picklable(problem.network.splits):
+        unsendable.append("the data")
+    if unsendable:
         if workers != "auto":
-            reporter.note(f"{', '.join(unpicklable)} cannot be sent to other processes; measuring in this one")
-        return alone
-    arguments = (problem.compressor, problem.quantities, memory)
+            said.note(f"{', '.join(unsendable)} cannot be sent to other processes; measuring in this one")
+        return InProcess(*arguments)
     if workers == "auto":
-        expected = settings.search.evaluations or min(problem.space.n_genomes, 10**6)
-        return Automatic(*arguments, workers=_cores(), threads=settings.compute.threads, expected=expected)
-    return Processes(*arguments, workers=int(workers), threads=settings.compute.threads)
+        expected = problem.settings.search.evaluations or min(problem.space.n_genomes, 10**6)
+        return Automatic(*arguments, workers=_cores(), threads=threads, expected=expected)
+    return Processes(*arguments, workers=int(workers), threads=threads)
 
 
 def _cores() -> int:
@@ -213,60 +353,55 @@ def make_searcher(settings: Settings, space: SearchSpace, log_scale: Sequence[bo
 
 
 class _Run:
-    """The parts of a run that share its journal and its measurer."""
+    """The steps of a run, which share its journal and its measurer."""
 
     def __init__(
         self,
         problem: Problem,
-        directory: RunDirectory,
         journal: Journal,
         executor: Executor,
         reporter: Reporter,
         interrupted: Callable[[], bool],
     ) -> None:
         self.problem = problem
-        self.directory = directory
         self.journal = journal
-        self.executor = executor
         self.reporter = reporter
         self.interrupted = interrupted
         self.measurer = Measurer(problem.space, problem.compressor, problem.quantities, executor)
-        self.log_scale = tuple(quantity.log_scale for quantity in problem.objectives)
-        self.ladder = uniform_ladder(problem.space)
 
     def search(self, budgets: Sequence[Budget]) -> Result:
         """The loop, from the reference on; what the journal knows is replayed."""
-        problem, journal = self.problem, self.journal
+        problem = self.problem
         reference = self.reference_losses()
         spending = Spending()
         spending.count("reference")
         evaluate = Recorded(
             self.measurer,
-            journal,
+            self.journal,
             problem.quantities,
             problem.objectives,
             problem.constraints,
             spending=spending,
             interrupted=self.interrupted,
-            least_chunk=4,
+            least_chunk=_LEAST_CHUNK,
         )
-        free = [constraint.quantity.form == "free" for constraint in problem.constraints]
-        exhaustive = problem.settings.search.algorithm == "exhaustive"
+        screened = any(constraint.quantity.form == "free" for constraint in problem.constraints)
         return run_search(
             problem.space,
-            make_searcher(problem.settings, problem.space, self.log_scale),
+            make_searcher(problem.settings, problem.space, problem.log_scale),
             evaluate,
-            journal=journal,
+            journal=self.journal,
             budgets=budgets,
-            box=lambda losses: HypervolumeBox.around(np.concatenate([reference, losses]), self.log_scale),
-            starts=np.array([genome for _, genome in self.ladder]),
-            screen=(lambda genomes: self.measurer.free_violations(genomes, problem.constraints)) if any(free) else None,
-            patience=None if exhaustive else 200,
+            box=lambda losses: HypervolumeBox.around(np.concatenate([reference, losses]), problem.log_scale),
+            starts=np.array([genome for _, genome in seeds(problem.space)], dtype=np.int64),
+            screen=(lambda genomes: self.measurer.free_violations(genomes, problem.constraints)) if screened else None,
+            # enumerating, a long stretch of the space may be infeasible
+            patience=None if problem.settings.search.algorithm == "exhaustive" else _PATIENCE,
             on_progress=self.reporter.search,
         )
 
     def reference_losses(self) -> Losses:
-        """``(1, n_objectives)`` of the uncompressed network, measured once."""
+        """``(1, n_objectives)`` of the uncompressed network, measured once; NaN where it has none."""
         problem = self.problem
         if self.journal.reference() is None:
             self.reporter.stage(0, 0, "measuring the uncompressed network")
@@ -275,187 +410,57 @@ class _Run:
         row = self.journal.reference()
         assert row is not None
         named = dict(zip((quantity.name for quantity in problem.quantities), row.values, strict=True))
-        losses = [
-            quantity.loss(np.array([np.nan if named[quantity.name] is None else named[quantity.name]], dtype=float))
-            for quantity in problem.objectives
-        ]
+        losses = [quantity.loss(np.array([named[quantity.name]], dtype=np.float64)) for quantity in problem.objectives]
         return np.stack(losses, axis=1)
 
-    def _reference_measurer(self) -> Measurer:
-        problem = self.problem
-        compressor = problem.compressor.without_edges()
-        memory = problem.settings.compute.memory_bytes
-        executor = InProcess(compressor, problem.quantities, memory)
-        return Measurer(problem.space, compressor, problem.quantities, executor)
+    def genomes_to_test(self) -> list[GenomeKey]:
+        """What the test split must still be shown to: the front, and the recipes that it is compared with."""
+        known = [genome for _, genome in seeds(self.problem.space) if self.journal.known(genome) is not None]
+        wanted = dict.fromkeys([*front_genomes(self.problem, self.journal), *known])
+        return [genome for genome in wanted if self.journal.held_out(genome) is None]
 
-    def show_test(self, archive: Archive) -> bool:
+    def show_test(self) -> bool:
         """Shows the test split to the front, the seeds and the reference, each once; False if interrupted."""
-        keys = [tuple(int(gene) for gene in archive.genomes[row]) for row in self._front_rows(archive)]
-        measured_seeds = [tuple(int(g) for g in genome) for _, genome in self.ladder if archive.contains(genome)]
-        wanted: list[GenomeKey] = list(dict.fromkeys([*keys, *measured_seeds]))
-        missing = [key for key in wanted if self.journal.held_out(key) is None]
+        left = self.genomes_to_test()
         if self.journal.held_out(None) is None:
             self._add_held_out(self._reference_measurer(), [None])
-        for start in range(0, len(missing), _TEST_CHUNK):
+        for start in range(0, len(left), _TEST_CHUNK):
             if self.interrupted():
                 return False
-            self.reporter.stage(start, len(missing), "test values of the front")
-            self._add_held_out(self.measurer, missing[start : start + _TEST_CHUNK])
-        if missing:
-            self.reporter.stage(len(missing), len(missing), "test values of the front")
+            self.reporter.stage(start, len(left), "test values of the front")
+            self._add_held_out(self.measurer, left[start : start + _TEST_CHUNK])
         return True
 
-    def _front_rows(self, archive: Archive) -> npt.NDArray[np.int64]:
-        return front_rows(archive.losses, archive.measurements.feasible)
+    def _reference_measurer(self) -> Measurer:
+        """Measures with float edges, which the uncompressed network has."""
+        problem = self.problem
+        compressor = problem.compressor.without_edges()
+        executor = InProcess(compressor, problem.quantities, problem.settings.compute.memory_bytes)
+        return Measurer(problem.space, compressor, problem.quantities, executor)
 
-    def _add_held_out(self, measurer: Measurer, keys: Sequence[GenomeKey | None]) -> None:
+    def _add_held_out(self, measurer: Measurer, genomes: Sequence[GenomeKey | None]) -> None:
+        """Measures genomes on the test split; None is the uncompressed network."""
         problem = self.problem
         policies = [
-            problem.reference if key is None else problem.space.decode(np.array([key], dtype=np.int64))[0]
-            for key in keys
+            problem.reference if genome is None else problem.space.decode(np.array([genome], dtype=np.int64))[0]
+            for genome in genomes
         ]
         values, per_sample, seconds, samples = measurer.test(policies)
-        names = [quantity.name for quantity in problem.quantities]
+        columns = {quantity.name: column for column, quantity in enumerate(problem.quantities)}
         lead = next((quantity.name for quantity in problem.objectives if quantity.kind == "measured"), None)
-        for row, key in enumerate(keys):
+        for row, genome in enumerate(genomes):
+            failure = values.failures[row]
+            if failure is not None:
+                self.reporter.note(f"a network has no test values: {failure}")
             intervals = {
                 name: Interval.around(
-                    float(values.values[row, names.index(name)]), float(values.standard_errors[row, names.index(name)])
+                    float(values.values[row, columns[name]]), float(values.standard_errors[row, columns[name]])
                 )
-                for name in problem.test_names
+                for name in problem.measured.tested
             }
-            held_out = HeldOut(intervals, per_sample[row].get(lead) if lead is not None else None)
-            self.journal.add_held_out(
-                key, held_out, cpu_seconds=seconds / len(keys), samples=samples // len(keys)
-            )
-
-    def front(self, result: Result, finished: bool) -> Front:
-        """What front.json says."""
-        problem, journal = self.problem, self.journal
-        genomes, values = journal.rows()
-        archive = result.archive
-        rows = [archive.index(genome) for genome in genomes if archive.contains(genome)]
-        kept = np.array([archive.contains(genome) for genome in genomes], dtype=bool)
-        feasible = archive.measurements.feasible[rows] if rows else np.zeros(0, dtype=bool)
-        row = journal.reference()
-        reference = {
-            quantity.name: float("nan") if value is None else float(value)
-            for quantity, value in zip(problem.quantities, row.values if row else (), strict=True)
-        }
-        box = result.box
-        shown: list[GenomeKey | None] = [None, *(tuple(genome) for genome in genomes.tolist())]
-        held_out = {key: found for key in shown if (found := journal.held_out(key)) is not None}
-        return build_front(
-            space=problem.space,
-            quantities=problem.quantities,
-            objectives=[quantity.name for quantity in problem.objectives],
-            genomes=genomes[kept] if len(genomes) else genomes,
-            values=values.values[kept] if len(genomes) else values.values,
-            feasible=feasible,
-            seeds=[(f"uniform {name}", tuple(int(gene) for gene in genome)) for name, genome in self.ladder],
-            reference=reference,
-            test_names=problem.test_names,
-            held_out=held_out,
-            hypervolume=Hypervolume(
-                result.hypervolumes[-1][1] if result.hypervolumes else None,
-                () if box is None else tuple(box.reference_point.tolist()),
-                tuple(value for _, value in result.hypervolumes),
-                tuple(count for count, _ in result.hypervolumes),
-            ),
-            measurements=journal.n_measured,
-            cpu_seconds=journal.cpu_seconds,
-            sample_forwards=journal.samples,
-            finished=finished,
-            reproducible=not journal.diverged,
-            groups=problem.network.splits.test.groups,
-        )
+            held_out = HeldOut(intervals, None if lead is None else per_sample[row].get(lead))
+            n = len(genomes)
+            self.journal.add_held_out(genome, held_out, cpu_seconds=seconds / n, samples=samples // n)
 
 
-def report(
-    problem: Problem, directory: RunDirectory, journal: Journal, front: Front, notes: Sequence[str]
-) -> str:
-    """The run's report as HTML."""
-    genomes, values = journal.rows()
-    names = [quantity.name for quantity in problem.quantities]
-    objectives = [quantity.name for quantity in problem.objectives]
-    bad = np.zeros(len(genomes), dtype=bool)
-    for constraint in problem.constraints:
-        if len(genomes):
-            bad |= ~(constraint.violation(values.values[:, names.index(constraint.quantity.name)]) <= 0)
-    failures = [
-        [genome, failure]
-        for genome, failure in zip(genomes.tolist(), values.failures, strict=True)
-        if failure is not None
-    ]
-    candidates = {
-        "genomes": genomes.tolist(),
-        "search": {name: _plain(values.values[:, names.index(name)]) if len(genomes) else [] for name in objectives},
-        "feasible": [bool(not b and failure is None) for b, failure in zip(bad, values.failures, strict=True)],
-        "failures": failures,
-    }
-    splits = problem.network.splits
-    meta = {
-        "run": problem.settings.name,
-        "network": problem.network.name,
-        "layers": [
-            {
-                "name": layer.name,
-                "kind": layer.kind,
-                "shape": list(layer.shape),
-                "n_parameters": layer.n_parameters,
-                "macs": layer.macs,
-            }
-            for layer in problem.network.layers
-        ],
-        "space": {
-            "genes": problem.space.n_genes,
-            "layers": len(problem.space.layers),
-            "edges": f"{problem.space.edges} bits" if problem.space.edges else "float",
-        },
-        "log10_genomes": problem.space.log10_genomes,
-        "settings": dump(resolved(problem.settings)),
-        "versions": versions(),
-        "directory": str(directory.path),
-        "test_shown": journal.n_test_showings,
-        "notes": list(notes),
-        "samples": {name: len(getattr(splits, name)) for name in ("calibration", "search", "test")},
-        "log_scale": [quantity.name for quantity in problem.objectives if quantity.log_scale],
-        "knee": front.knee.id if front.members else None,
-    }
-    return write_report(front.to_json(), candidates, meta)
-
-
-def _plain(values: npt.NDArray[np.float64]) -> list[float | None]:
-    return [float(value) if np.isfinite(value) else None for value in values]
-
-
-def refuse_large_enumeration(problem: Problem, seconds_each: float) -> None:
-    """Refuses an exhaustive search that would take too long.
-
-    Raises:
-        ConfigError: with the number of genomes and the estimated time.
-    """
-    n = problem.space.n_genomes
-    limited = problem.settings.search.evaluations or problem.settings.search.minutes
-    seconds = n * seconds_each
-    if limited or seconds <= 15 * 60:
-        return
-    raise ConfigError(
-        [
-            Mistake(
-                ("search", "algorithm"),
-                f"the space has {n:,} genomes, about {_duration(seconds)} at {seconds_each * 1000:.2g} ms each; give "
-                "fewer options, a budget (evaluations or minutes), or --yes if you want to wait",
-            )
-        ]
-    )
-
-
-def _duration(seconds: float) -> str:
-    for size, unit in ((86400 * 365, "years"), (86400, "days"), (3600, "hours"), (60, "minutes")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:,.0f} {unit}"
-    return f"{seconds:.0f} seconds"
-
-
-__all__ = ["Interrupted", "Outcome", "Reporter", "Silent", "execute", "refuse_large_enumeration", "report"]
+__all__ = ["Logged", "Outcome", "Reporter", "Silent", "execute", "front_so_far", "make_searcher"]

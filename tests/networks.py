@@ -16,8 +16,9 @@ from evo_mpq.compress.compressor import Compressor
 from evo_mpq.compress.quantizers import ActivationQuantizer, UniformAffine
 from evo_mpq.network.calling import Forward
 from evo_mpq.network.data import digits
+from evo_mpq.network.digits_models import BUILDERS
 from evo_mpq.network.network import Network, trace_network
-from evo_mpq.network.splits import Splits, splits_from
+from evo_mpq.network.splits import Split, Splits, splits_from
 from evo_mpq.network.training import trained
 from evo_mpq.space.policy import LayerPolicy, Policy
 
@@ -212,6 +213,13 @@ def module_of(name: str) -> nn.Module:
     return module
 
 
+def untrained(name: str, seed: int = 7) -> nn.Module:
+    """The same network with other weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return BUILDERS[name]() if name in BUILTIN else EXAMPLES[name].build()
+
+
 def samples(name: str, n: int, seed: int) -> list[tuple[Any, Any]]:
     """``n`` pairs of inputs and target for a network of the collection."""
     generator = torch.Generator().manual_seed(seed)
@@ -282,3 +290,8 @@ def random_policies(
         rows.append(row)
     policies = [Policy(dict(zip(names, row, strict=True))) for row in rows]
     return [*policies, Policy.uniform(names, 32, 32), policies[0]]
+
+
+def outputs_of(module: nn.Module, split: Split) -> list[Tensor]:
+    """A compressed module's outputs, batch by batch."""
+    return [module(batch.inputs) for batch in split.batches()]

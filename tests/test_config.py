@@ -116,6 +116,7 @@ MISTAKES = {
     "compute: {memory: `2 Gi}": 'compute.memory: must be a number and a unit, such as "2 GiB" or "500 MB", got "2 Gi"',
     "compute: {memory: `2}": "compute.memory: must be at least 1 MiB, got 2; give a unit, such as 2 GiB",
     "compute: {workers: `0}": "compute.workers: must be auto or a number of processes of at least 1, got 0",
+    "compute: {workers: `true}": "compute.workers: must be auto or",
     "compute: {workers: `all}": "compute.workers: must be auto or",
     "compute: {threads: `0}": "compute.threads: must be at least 1, got 0",
     "compute: {device: `gpu0}": "compute.device: must be auto, cpu, or an accelerator such as cuda or cuda:1",
@@ -234,6 +235,20 @@ def test_places_are_right_for_every_line_end_and_byte_order_mark(tmp_path, end, 
         load(path)
     head, source, caret = str(caught.value).split("\n")
     assert head.startswith(f"{path}:4:8: seed") and source == "  seed:  x" and caret == "         ^"
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
+    path = tmp_path / "net.yaml"
+    path.write_bytes(b"\xef\xbb\xbfseed: x\n" + LEAST.encode())
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    assert str(caught.value).split("\n")[1:] == ["  seed: x", "        ^"]
+
+
+def test_the_caret_stands_right_behind_tabs():
+    text = '{name: "\t\t", seed: x}'
+    error = Document.parse(text).error([Mistake(("seed",), "y")])
+    assert str(error).split("\n")[1:] == [f"  {text}", "          \t\t         ^"]
 
 
 def test_of_a_long_line_the_part_around_the_mistake_is_shown():
@@ -361,8 +376,20 @@ def test_aliases_and_merges_are_followed_to_where_they_lead():
     assert layers["b"] == layers["a"] == {"weight_bits": [2, 9]}
     assert layers["c"] == {"weight_bits": [2, 9], "activation_bits": 4} and not document.mistakes
     assert document.place(("layers", "c", "weight_bits", 1)) == (2, 30)
-    merged = Document.parse("a: &a {x: 1, y: 1}\nb: &b {y: 2, z: 2}\nc: {<<: [*a, *b], z: 3}\n").values["c"]
-    assert merged == {"z": 3, "x": 1, "y": 1}
+    merged = Document.parse("a: &a {x: 1, y: 1}\nb: &b {y: 2, z: 2}\nc: {<<: [*a, *b], z: 3}\n")
+    assert merged.values["c"] == {"z": 3, "x": 1, "y": 1}
+    assert not merged.mistakes, "what is merged may be said again"
+
+
+def test_the_order_of_options_does_not_matter():
+    said = ["{weight_bits: [8, 2, 4]}", "{weight_bits: [2, 4, 8]}"]
+    one, other = (settings_of(f"space: {{defaults: {text}}}") for text in said)
+    assert one == other and one.space.defaults.weight_bits == (2, 4, 8)
+
+
+def test_what_stands_twice_is_dumped_twice():
+    shared = [2, 4]
+    assert dump({"a": shared, "b": shared}) == "a: [2, 4]\nb: [2, 4]\n"
 
 
 def test_a_mapping_has_the_order_of_its_text_because_later_patterns_win():
@@ -483,6 +510,17 @@ def test_a_mistake_of_an_override_is_told_as_the_override(tmp_path, override, wo
     text = "seed: 1\nobjectives: [size]\nsearch: {population: 10}\n"
     assert told(tmp_path, text, override).startswith(f"--set {override}: ") and words in told(tmp_path, text, override)
     assert told(tmp_path, text, override).count("\n") == 0
+
+
+def test_of_two_overrides_of_a_key_the_last_counts_and_is_told(tmp_path):
+    assert told(tmp_path, "", "seed=x", "seed=y") == '--set seed=y: seed: must be a whole number, got "y"'
+    assert load(saved(tmp_path, LEAST), ["seed=x", "seed=3"]).settings.seed == 3
+
+
+def test_overrides_leave_the_document_as_it_is():
+    document = Document.parse("search: {stall: 3}")
+    assert document.with_overrides(["search.stall=4"]).values == {"search": {"stall": 4}}
+    assert document.values == {"search": {"stall": 3}} and not document.overrides
 
 
 def test_an_override_that_puts_a_mistake_right_leaves_none(tmp_path):

@@ -186,12 +186,19 @@ def test_a_missing_attribute_names_its_neighbors(tmp_path):
     assert message == f'{tmp_path.resolve()}/my_nets.py has no "biuld" (did you mean build?)'
 
 
+def test_an_attribute_that_raises_is_told_with_its_own_words(tmp_path):
+    write(tmp_path, lazy="def __getattr__(name):\n    raise ImportError('install the extra')\n")
+    message = the_mistake(resolve, "lazy:Net", "models", tmp_path).message
+    assert message == "lazy:Net raised ImportError: install the extra (lazy.py:2, in __getattr__)"
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
         ("x = 1\nraise ValueError('no license')\n", "ValueError: no license (my_nets.py:2)"),
         ("import not_there_at_all\n", "ModuleNotFoundError: No module named 'not_there_at_all' (my_nets.py:1)"),
         ("def f(:\n", "SyntaxError: invalid syntax (my_nets.py:1)"),
+        ("eval('1 +')\n", "SyntaxError: invalid syntax (my_nets.py:1)"),
         ("def f():\n    exit(3)\nf()\n", "SystemExit: 3 (my_nets.py:2, in f)"),
         ("import json\njson.loads('{')\n", "my_nets.py:2)"),
         ("assert False\n", "AssertionError (my_nets.py:1)"),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+from torch.nn import functional
 
 UNTOUCHED_BITS = 32
 BITS = (2, 3, 4, 5, 6, 7, 8, UNTOUCHED_BITS)
@@ -110,13 +111,17 @@ class UniformAffine:
         return 1 if self.granularity == "tensor" else n_rows * self.n_groups(n_columns)
 
     def grid(self, matrix: torch.Tensor, bits: int) -> WeightGrid:
-        """The grid for ``matrix``, ``(rows, columns)``; scales are rounded to what a packed file stores."""
+        """The grid for ``matrix``, ``(rows, columns)``; scales are rounded to what a packed file stores.
+
+        Raises:
+            ValueError: a weight is NaN or infinite.
+        """
+        if not torch.isfinite(matrix).all():
+            raise ValueError("weights that are NaN or infinite have no grid")
         rows, columns = matrix.shape
         size = self.group_size(columns)
         groups = self.n_groups(columns)
-        # A last, shorter group is padded with copies of its last column, which change no range.
-        pad = groups * size - columns
-        padded = torch.cat([matrix, matrix[:, -1:].expand(rows, pad)], 1) if pad else matrix
+        padded = functional.pad(matrix, (0, groups * size - columns), value=torch.nan)
         blocks = padded.reshape(1, -1) if self.granularity == "tensor" else padded.reshape(rows * groups, size)
         scale, zero_point = self._ranges(blocks, bits)
         if self.granularity == "tensor":
@@ -125,11 +130,13 @@ class UniformAffine:
         return WeightGrid(bits, scale.reshape(rows, groups), zero_point.reshape(rows, groups), size, lowest)
 
     def _ranges(self, blocks: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """``(n,)`` scales and zero points of the ``n`` rows of ``blocks``."""
+        """``(n,)`` scales and zero points of the ``n`` rows of ``blocks``; NaN fills a shorter group."""
+        magnitudes = blocks.abs()
+        blocks = torch.where(blocks.isnan(), 0.0, blocks)  # zero is on every grid: it changes no range and no error
         low = blocks.amin(1).clamp(max=0)
         high = blocks.amax(1).clamp(min=0)
         if isinstance(self.clip, int | float):
-            bound = torch.quantile(blocks.abs().float(), float(self.clip) / 100, dim=1)
+            bound = torch.nanquantile(magnitudes, float(self.clip) / 100, dim=1)
             low, high = torch.maximum(low, -bound), torch.minimum(high, bound)
         if self.clip != "mse":
             return self._affine(low, high, bits)

@@ -182,7 +182,6 @@ class Document:
             for mistake in mistakes
         ]
         located.sort(key=lambda found: _order(found.place))
-        located = [found for place, found in enumerate(located) if found not in located[:place]]
         text = "\n".join(_render(found, self.name, self.text) for found in located)
         return LocatedConfigError([found.mistake for found in located], text)
 

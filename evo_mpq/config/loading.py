@@ -41,6 +41,7 @@ def load(
     *,
     base: str | Path | None = None,
     checks: Sequence[Check] = (),
+    deeper: Check | None = None,
 ) -> Config:
     """Read and validate a YAML file.
 
@@ -51,6 +52,7 @@ def load(
             ``base``, else the file's own.
         checks: looks further, such as for names that nobody offers, so that their mistakes are told together
             with the others.
+        deeper: looks for what would be found next, where there are mistakes already; may take longer.
 
     Raises:
         ConfigError: every mistake, each with its line and column, the source line and a caret, or with the
@@ -67,6 +69,8 @@ def load(
         mistakes += error.mistakes
     for check in (_missing_files, *checks):
         mistakes += check(document.values, folder)
+    if mistakes and deeper is not None:
+        mistakes += deeper(document.values, folder)
     if mistakes or settings is None:
         raise document.error(_without_echoes(mistakes))
     return Config(settings, document, folder)

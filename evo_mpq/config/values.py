@@ -10,7 +10,7 @@ import math
 import numbers
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from evo_mpq.config.wording import did_you_mean, shown
@@ -54,11 +54,10 @@ def finite(value: float) -> float:
     return value
 
 
-def one_of(value: Any, choices: Sequence[str | int]) -> str | int:
+def one_of(value: Any, choices: tuple[str | int, ...]) -> str | int:
     """The choice that equals the value."""
-    for choice in choices:
-        if type(value) is type(choice) and value == choice:
-            return choice
+    if isinstance(value, str | int | float) and value in choices:
+        return choices[choices.index(value)]
     names = [str(choice) for choice in choices]
     hint = did_you_mean(value, names) if isinstance(value, str) else ""
     if value is None and "none" in names:

@@ -150,29 +150,35 @@ def _layer(
     graph: Graph, name: str, parameter: Node, uses: list[tuple[Node, str, bool]], macs: Mapping[str, int]
 ) -> Layer:
     nodes = [node for node, _, _ in uses]
-    modules = [node.module for node in nodes]
     kinds = [kind for _, kind, _ in uses]
-    kind = next((kind for kind in kinds if kind != "embedding"), "embedding")
-    views = [_weight_argument(node) for node in nodes]
+    # By what they read, not by their modules: the tracer forgets these inside of `no_grad` blocks.
+    calls = [
+        (node.target, *(_origin(graph, name) for name in (_weight_argument(node), _bias_argument(node))))
+        for node in nodes
+    ]
     return Layer(
         name,
-        kind,
+        next((kind for kind in kinds if kind != "embedding"), "embedding"),
         parameter.target,
         tuple(size or 0 for size in parameter.shape),
         uses[0][2],
         _groups(nodes[0]),
         sum(macs.get(node.name, 0) for node in nodes),
         tuple(
-            _use(
-                graph,
-                node,
-                use_kind,
-                transposed,
-                modules.count(node.module) == 1 or views.count(view) == 1 < len(set(views)),
-            )
-            for (node, use_kind, transposed), view in zip(uses, views, strict=True)
+            _use(graph, node, kind, transposed, calls.count(call) == 1)
+            for (node, kind, transposed), call in zip(uses, calls, strict=True)
         ),
     )
+
+
+def _origin(graph: Graph, name: str | None) -> str | None:
+    """What a parameter, or something computed from parameters alone, is: equal however often it is computed."""
+    if name is None:
+        return None
+    node = graph[name]
+    if node.op == "tensor":
+        return node.target
+    return f"{node.target}{substitute((node.args, node.kwargs or {}), lambda ref: _origin(graph, ref.node))}"
 
 
 def _use(graph: Graph, node: Node, kind: str, transposed: bool, correctable: bool) -> Use:

@@ -241,8 +241,7 @@ class Split:
                 f"The {name} of sample {positions[0]} of the {self.name} split is {_describe(column[0])}; "
                 "samples are made of tensors, numpy arrays and numbers (convert images and strings in the dataset)."
             )
-        # Stacking keeps a channels-last layout of samples, and kernels for other layouts round differently.
-        return stacked.detach().cpu().contiguous()
+        return stacked.detach().cpu()
 
 
 class _Stacked(Dataset[tuple[Any, Any]]):

@@ -4,21 +4,43 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 
 from evo_mpq.compress.compressor import Compressor
 from evo_mpq.errors import RunError
+from evo_mpq.measure.executors import InProcess
 from evo_mpq.measure.measurer import Measurer
 from evo_mpq.measure.objectives import Quantity
 from evo_mpq.results.front import Member
+from evo_mpq.results.journal import Journal
+from evo_mpq.results.run_directory import versions
+from evo_mpq.space.search_space import SearchSpace
 
-FORMATS = ("safetensors", "policy")
+Format: TypeAlias = Literal["safetensors", "policy"]
+"""Packed weights, or the policy as JSON."""
+
+FORMATS: tuple[Format, ...] = get_args(Format)
 
 _ELSEWHERE_TOLERANCE = 1e-4
+"""Relative; other processors and versions move the last bits of sums."""
+
+
+def format_of(path: Path) -> Format:
+    """The format that a file's ending stands for: JSON is the policy, anything else packed weights."""
+    return "policy" if path.suffix.lower() == ".json" else "safetensors"
+
+
+def exported_bytes(member: Member, compressor: Compressor, form: Format) -> bytes:
+    """The content of the file that is handed over."""
+    if form == "policy":
+        return policy_document(member, compressor).encode()
+    content = compressor.pack(compressor.apply(member.policy))
+    assert len(content) == compressor.packed_bytes(member.policy), "a size is the length of the packed file"
+    return content
 
 
 def policy_document(member: Member, compressor: Compressor) -> str:
@@ -29,56 +51,60 @@ def policy_document(member: Member, compressor: Compressor) -> str:
         "compressor": compressor.settings,
         "search": dict(member.search),
     }
-    return json.dumps(document, indent=2) + "\n"
-
-
-def exported_bytes(member: Member, compressor: Compressor, form: str) -> bytes:
-    """The content of the file that is handed over.
-
-    Args:
-        member: of the front.
-        compressor: of the run.
-        form: one of ``FORMATS``.
-    """
-    if form == "policy":
-        return policy_document(member, compressor).encode()
-    return compressor.pack(compressor.apply(member.policy))
+    return json.dumps(document, indent=2, allow_nan=False) + "\n"
 
 
 def measured_again(
-    member: Member, measurer: Measurer, quantities: Sequence[Quantity], *, same_environment: bool
+    member: Member,
+    space: SearchSpace,
+    compressor: Compressor,
+    quantities: Sequence[Quantity],
+    memory: int,
+    *,
+    exactly: bool,
 ) -> list[str]:
-    """Measures a member once more and compares what came out with the front.
+    """Measures a member once more and compares what comes out with the front.
 
-    Objectives of outputs and exact ones are compared; measured calls (a latency) keep their journalled value.
+    Objectives of outputs and free ones are measured; those that are called with the module (a latency) keep their
+    journalled value.
 
     Args:
         member: of the front.
-        measurer: of the run, in this process.
+        space: of the run.
+        compressor: of the run.
         quantities: of the run.
-        same_environment: whether processor, threads and versions are those of the run; then values must be equal.
+        memory: bytes that may be used.
+        exactly: whether processor and versions are those of the run; then values must be equal to the bit.
 
     Returns:
-        Notes for the user.
+        Notes for the user on values that differ a little.
 
     Raises:
-        RunError: a value differs.
+        RunError: a value differs, or cannot be measured any more.
     """
+    again = [quantity for quantity in quantities if quantity.form != "called"]
+    measurer = Measurer(space, compressor, again, InProcess(compressor, again, memory))
     values, _, _ = measurer.policies([member.policy])
     if values.failures[0] is not None:
-        raise RunError(f"{member.id} could not be measured again: {values.failures[0]}.")
+        raise RunError(f"{member.id} could not be measured again: {values.failures[0]}. Nothing was exported.")
     notes = []
-    for column, quantity in enumerate(quantities):
-        shown, now = member.search.get(quantity.name), float(values.values[0, column])
-        if shown is None or quantity.form == "called" or now == shown:
+    for quantity, now in zip(again, values.values[0].tolist(), strict=True):
+        shown = member.search.get(quantity.name)
+        if shown is None or now == shown:
             continue
-        if same_environment or not np.isclose(now, shown, rtol=_ELSEWHERE_TOLERANCE, atol=1e-9):
+        if exactly or not np.isclose(now, shown, rtol=_ELSEWHERE_TOLERANCE, atol=1e-9):
             raise RunError(
-                f"{quantity.name} of {member.id} is {now!r} now and was {shown!r} in the search; nothing was exported. "
-                "Were the user's code, the data or installed versions changed since? A new --out measures afresh."
+                f"{quantity.name} of {member.id} is {now!r} now and was {shown!r} in the search, so nothing was "
+                "exported. Were your code, the data or installed versions changed since? Search again with another "
+                "--out to have numbers that hold."
             )
-        notes.append(f"{quantity.name} is {now:.6g} here and was {shown:.6g} where the run was made")
+        notes.append(f"{quantity.name} of {member.id} is {now:.6g} here and was {shown:.6g} where the run was made")
     return notes
+
+
+def runs_here(journal: Journal) -> bool:
+    """Whether everything in a journal was measured with the processor and the versions of this process."""
+    return not journal.version_changes and journal.versions == versions()
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -87,20 +113,16 @@ def write_file(path: Path, content: bytes) -> None:
     Raises:
         RunError: it cannot be written.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        try:
+            with partial.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise RunError(f"{path} cannot be written: {error.strerror}.") from error
-
-
-def same_environment(recorded: Mapping[str, Any] | None, now: Mapping[str, Any]) -> bool:
-    """Whether processor and versions are those of the run."""
-    keys = ("python", "packages", "cpu", "device")
-    return recorded is not None and all(recorded.get(key) == now.get(key) for key in keys)

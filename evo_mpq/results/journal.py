@@ -141,11 +141,22 @@ class RecordFile:
             self._descriptor = None
 
 
+class _Nowhere:
+    """Stands for the file where what is appended must not be written."""
+
+    def append(self, record: Record, *, durable: bool) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 class Journal:
     """What a run has asked, measured and decided so far: the journal that the search loop is handed.
 
-    Made by `Journal.open` (to go on) or `Journal.read` (to look at). Look-ups are dictionary look-ups. Asks
-    and decisions are replayed: the recorded ones are gone through in order, and only what is new is appended.
+    Made by `Journal.open` (to go on), `Journal.read` (to look at) or `Journal.rehearse` (to find out what going on
+    would come to). Look-ups are dictionary look-ups. Asks and decisions are replayed: the recorded ones are gone
+    through in order, and only what is new is appended.
 
     Attributes:
         identity: what the run is a function of, as it was written when the journal was new.
@@ -153,7 +164,7 @@ class Journal:
     """
 
     def __init__(
-        self, records: Sequence[Record], file: RecordFile | None, versions: Mapping[str, str] | None
+        self, records: Sequence[Record], file: RecordFile | _Nowhere | None, versions: Mapping[str, str] | None
     ) -> None:
         self._file = file
         self._versions: list[dict[str, str]] = []
@@ -211,18 +222,18 @@ class Journal:
         Raises:
             RunError: there is no journal, it has no complete header yet, or it is damaged.
         """
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        except OSError as error:
-            raise RunError(f"cannot read the journal {path}: {error.strerror}") from error
-        try:
-            records, _ = parse_records(_read(descriptor, path), path)
-        finally:
-            os.close(descriptor)
-        check_format(records, path)
-        if not records:
-            raise RunError(f"{path} has no complete header: the run was stopped before it measured anything")
-        return cls(records, None, None)
+        return cls(_complete_records(path), None, None)
+
+    @classmethod
+    def rehearse(cls, path: Path) -> Journal:
+        """As `read`, but it can be appended to; what is appended stays in memory.
+
+        For finding out what a run has come to by replaying it, without going on with it.
+
+        Raises:
+            RunError: as `read`.
+        """
+        return cls(_complete_records(path), _Nowhere(), None)
 
     def close(self) -> None:
         """Close the file; look-ups go on working."""
@@ -302,9 +313,7 @@ class Journal:
         """What was measured of the uncompressed network, or None."""
         return self._references.get(fidelity)
 
-    def add_reference(
-        self, values: Values, *, cpu_seconds: float, samples: int, fidelity: str = "search"
-    ) -> None:
+    def add_reference(self, values: Values, *, cpu_seconds: float, samples: int, fidelity: str = "search") -> None:
         """Append what was measured of the uncompressed network, once a fidelity.
 
         Raises:
@@ -606,6 +615,22 @@ def _holds_a_record(data: bytes, start: int) -> bool:
     return False
 
 
+def _complete_records(path: Path) -> list[Record]:
+    """The records of the journal at ``path``, at least its header."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError as error:
+        raise RunError(f"cannot read the journal {path}: {error.strerror}") from error
+    try:
+        records, _ = parse_records(_read(descriptor, path), path)
+    finally:
+        os.close(descriptor)
+    check_format(records, path)
+    if not records:
+        raise RunError(f"{path} has no complete header: the run was stopped before it measured anything")
+    return records
+
+
 def check_format(records: Sequence[Record], path: Path) -> None:
     """Check that records begin with a header that this version reads.
 
@@ -732,9 +757,7 @@ def _rows_to_json(values: Values) -> Record:
 def _rows_from_json(record: Record) -> list[Row]:
     return [
         Row([_from_json(value) for value in values], [_from_json(error) for error in errors], failure)
-        for values, errors, failure in zip(
-            record["values"], record["standard_errors"], record["failures"], strict=True
-        )
+        for values, errors, failure in zip(record["values"], record["standard_errors"], record["failures"], strict=True)
     ]
 
 

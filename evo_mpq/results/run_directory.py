@@ -28,9 +28,7 @@ from evo_mpq.results.journal import Journal, fsync_folder, full_disk_message, pl
 PACKAGES = ("evo-mpq", "torch", "numpy", "pymoo", "moocore", "scikit-learn", "safetensors")
 """The packages whose versions can move a number of a run."""
 
-_FILES = frozenset(
-    {"config.yaml", "environment.json", "journal", "front.json", "report.html", "log.txt", "lock"}
-)
+_FILES = frozenset({"config.yaml", "environment.json", "journal", "front.json", "report.html", "log.txt", "lock"})
 
 
 class RunDirectory:
@@ -137,11 +135,22 @@ class RunDirectory:
         Raises:
             RunError: there is none, or it is damaged.
         """
+        return Journal.read(self._existing_journal())
+
+    def rehearse_journal(self) -> Journal:
+        """The journal as it stands, for replaying in memory (see `Journal.rehearse`); needs no lock.
+
+        Raises:
+            RunError: there is none, or it is damaged.
+        """
+        return Journal.rehearse(self._existing_journal())
+
+    def _existing_journal(self) -> Path:
         if not self.path.is_dir():
             raise RunError(f"there is no run directory {self.path}")
         if not (self.path / "journal").exists():
             raise RunError(f"{self.path} is not the directory of a run: it holds no journal")
-        return Journal.read(self.path / "journal")
+        return self.path / "journal"
 
     # Files
 

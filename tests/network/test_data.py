@@ -140,9 +140,18 @@ def test_targets_may_be_missing_everywhere_or_nested():
     assert nested.targets["label"].tolist() == [0, 1, 2]
 
 
+def test_what_counts_as_large_is_the_split_and_not_a_batch():
+    sample_bytes = 4 + 8  # a float32 input, an int64 target
+    for cache_bytes, reads in ((5 * sample_bytes, 2), (5 * sample_bytes + 1, 1)):
+        dataset = Counting(5)
+        split = Split("search", dataset, 2, cache_bytes=cache_bytes)
+        assert contents(split) == contents(split)
+        assert dataset.reads == [reads] * 5
+
+
 def test_batches_have_one_memory_layout_whatever_that_of_the_samples():
     picture = torch.randn(4, 4, 3).permute(2, 0, 1)  # channels last, as decoded images often are
-    assert not picture.is_contiguous()
+    assert not picture.is_contiguous()  # and kernels for other layouts round differently
     split = Split("search", [(picture, 0)] * 3, 2)
     assert all(batch.inputs.is_contiguous() for batch in [*split.batches(), split.whole()])
 

@@ -72,9 +72,9 @@ def sample(
         activation = (
             np.array([activation_steps[g] for g in genome[n_layers:]]) if activations else np.full(n_layers, 32)
         )
-        damage = sensitivity[:n_layers] @ 4.0 ** (2.0 - weight) * 0.16
+        damage = float(sensitivity[:n_layers] @ 4.0 ** (2.0 - weight)) * 0.16
         if activations:
-            damage += sensitivity[n_layers:] @ 4.0 ** (4.0 - activation) * 0.004
+            damage += float(sensitivity[n_layers:] @ 4.0 ** (4.0 - activation)) * 0.004
         damage *= math.exp(noise * rng.normal())
         parameters = np.array([layer["n_parameters"] for layer in layers])
         macs = np.array([layer["macs"] for layer in layers])
@@ -101,7 +101,7 @@ def sample(
     for w, bits in enumerate(weight_steps):
         for a, activation_bits in enumerate(activation_steps if activations else (32,)):
             genome = [w] * n_layers + ([a] * n_layers if activations else [])
-            ladder.append((f"W{bits}A{activation_bits}" if activations else f"W{bits}", genome))
+            ladder.append((f"uniform W{bits}A{activation_bits}" if activations else f"uniform W{bits}", genome))
     order: dict[tuple[int, ...], dict[str, float]] = {}
 
     def measure(genome: Any) -> None:

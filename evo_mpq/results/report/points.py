@@ -119,6 +119,7 @@ class Marks:
 
     Attributes:
         names: of each.
+        labels: the names as they stand beside the marks: ``W4A8`` for ``uniform W4A8``.
         reference: whether it is the uncompressed network.
         feasible: whether it meets the constraints.
         member: position of the member that it is, or that dominates it; None where there is none.
@@ -126,6 +127,7 @@ class Marks:
     """
 
     names: list[str]
+    labels: list[str]
     reference: list[bool]
     feasible: list[bool]
     member: list[int | None]
@@ -269,8 +271,10 @@ def marks(front: Mapping[str, Any], axes: Sequence[Axis], order: Mapping[tuple[i
     """The uncompressed network and the seeds."""
     reference = front["reference"]
     seeds: Sequence[Mapping[str, Any]] = front["seeds"]
+    names = ["uncompressed", *(str(seed["name"]) for seed in seeds)]
     return Marks(
-        ["uncompressed", *(str(seed["name"]) for seed in seeds)],
+        names,
+        [name.removeprefix("uniform ") for name in names],
         [True, *(False for _ in seeds)],
         [True, *(bool(seed["feasible"]) for seed in seeds)],
         [

@@ -258,6 +258,11 @@ function words(command) {
   return command.split(" ").flatMap((word, at) => [...(at ? [" "] : []), el("span", {}, word)]);
 }
 
+/** A name whose lines may break after underscores. */
+function breakable(name) {
+  return name.split(/(?<=_)/).flatMap((part, at) => (at ? [el("wbr"), part] : [part]));
+}
+
 function comparison(i) {
   const names = new Map();
   for (const axis of data.axes) {
@@ -274,7 +279,7 @@ function comparison(i) {
         ...(interval ? [el("small", {}, interval)] : []),
       ];
     };
-    return el("tr", {}, el("th", { scope: "row" }, keys.search ? axes.get(keys.search).heading : name),
+    return el("tr", {}, el("th", { scope: "row" }, ...breakable(keys.search ? axes.get(keys.search).heading : name)),
       el("td", {}, ...both(members, i)),
       el("td", {}, ...both(marks.points, state.compared)));
   });
@@ -349,7 +354,7 @@ function logTicks(axis, labels) {
   const values = [cloud.values, members.values, marks.points.values]
     .flatMap((source) => source[axis.key] ?? []).filter((v) => v !== null).map((v) => Math.log10(Math.max(v, axis.floor)));
   const span = values.reduce((a, b) => Math.max(a, b), -Infinity) - values.reduce((a, b) => Math.min(a, b), Infinity);
-  return Math.max(2, Math.round(3 * span <= labels ? span / 0.45 : Math.min(labels, span / 0.9)));
+  return Math.max(2, Math.round(3 * span <= labels ? span / 0.45 : Math.min(labels, span / 0.74)));
 }
 
 function told(label, points, at) {
@@ -432,12 +437,12 @@ function frontTraces() {
     }), (i) => ({ text: told(members.ids[i], members, i), member: i })),
     scatter(marks.points.values, marks.names.map((_, i) => i).filter((i) => !marks.reference[i]), (kept) => ({
       mode: kept.length <= 24 ? "markers+text" : "markers",
-      text: kept.map((i) => plain(shortened(marks.names[i]))), textposition: "top right", // until placeLabels() has seen them all
+      text: kept.map((i) => plain(shortened(marks.labels[i]))), textposition: "top right", // until placeLabels() has seen them all
       textfont: { size: 11, color: ink("mark"), shadow: halo() }, cliponaxis: false,
       marker: { size: 9, symbol: "diamond-open", color: ink("mark"), opacity: kept.map((i) => (marks.feasible[i] ? 1 : 0.4)), line: { width: 1.5 } },
     }), (i) => ({ text: told(marks.names[i], marks.points, i) + (marks.feasible[i] ? "" : "<br>infeasible"), member: marks.member[i] })),
     scatter(marks.points.values, [0], (kept) => ({
-      mode: "markers+text", text: kept.map((i) => marks.names[i]), textposition: "top left", cliponaxis: false,
+      mode: "markers+text", text: kept.map((i) => marks.labels[i]), textposition: "top left", cliponaxis: false,
       textfont: { size: 11, color: ink("mark"), shadow: halo() }, marker: { size: 10, symbol: "square", color: ink("mark") },
     }), (i) => ({ text: told(marks.names[i], marks.points, i), member: null })),
     scatter(members.values, data.knee === null ? [] : [data.knee], () => ({

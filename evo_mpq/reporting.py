@@ -1,0 +1,185 @@
+"""What a journal says of a problem: the front that its user keeps, and the report about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evo_mpq.config import dump, resolved
+from evo_mpq.measure.measurements import Values
+from evo_mpq.optimize.loop import Result
+from evo_mpq.optimize.starts import uniform_ladder
+from evo_mpq.problem import Problem
+from evo_mpq.results.front import Front, GenomeKey, Hypervolume, build_front, front_rows
+from evo_mpq.results.journal import Journal
+from evo_mpq.results.report import write_report
+from evo_mpq.results.run_directory import versions
+from evo_mpq.space.search_space import SearchSpace
+from evo_mpq.typing import BoolVector, FloatVector, Genomes
+
+
+def measured_rows(problem: Problem, journal: Journal) -> tuple[Genomes, Values]:
+    """``(n, n_genes)`` genomes that were measured on the whole search split, in order, and their values."""
+    genomes, values = journal.rows()
+    # a journal without measurements does not know how wide its rows would be
+    shape = (len(genomes), len(problem.quantities))
+    return genomes.reshape(-1, problem.space.n_genes), Values(
+        values.values.reshape(shape), values.standard_errors.reshape(shape), values.failures
+    )
+
+
+def feasible_rows(problem: Problem, values: Values) -> BoolVector:
+    """``(n,)`` rows that did not fail and meet the constraints."""
+    feasible = np.array([failure is None for failure in values.failures], dtype=bool)
+    for constraint in problem.constraints:
+        feasible &= constraint.violation(column(problem, values, constraint.quantity.name)) <= 0
+    return feasible
+
+
+def column(problem: Problem, values: Values, name: str) -> FloatVector:
+    """``(n,)`` values of one quantity."""
+    return values.values[:, [quantity.name for quantity in problem.quantities].index(name)]
+
+
+def front_genomes(problem: Problem, journal: Journal) -> list[GenomeKey]:
+    """The genomes of the front, best in the first objective first."""
+    genomes, values = measured_rows(problem, journal)
+    losses = [quantity.loss(column(problem, values, quantity.name)) for quantity in problem.objectives]
+    rows = front_rows(np.stack(losses, axis=1), feasible_rows(problem, values))
+    return [tuple(genome) for genome in genomes[rows].tolist()]
+
+
+def seeds(space: SearchSpace) -> list[tuple[str, GenomeKey]]:
+    """Name and genome of the recipes that a front is compared with."""
+    return [(f"uniform {name}", tuple(genome.tolist())) for name, genome in uniform_ladder(space)]
+
+
+def front_of(problem: Problem, journal: Journal, result: Result, *, finished: bool) -> Front:
+    """The front of everything that was measured.
+
+    Args:
+        problem: that was searched.
+        journal: what was measured.
+        result: of the search, for its hypervolume.
+        finished: whether the budget was spent and the test split shown.
+    """
+    genomes, values = measured_rows(problem, journal)
+    shown: list[GenomeKey | None] = [None, *(tuple(genome) for genome in genomes.tolist())]
+    reference = journal.reference()
+    return build_front(
+        space=problem.space,
+        quantities=problem.quantities,
+        objectives=[quantity.name for quantity in problem.objectives],
+        genomes=genomes,
+        values=values.values,
+        feasible=feasible_rows(problem, values),
+        seeds=seeds(problem.space),
+        reference={
+            quantity.name: float("nan") if value is None else value
+            for quantity, value in zip(problem.quantities, reference.values if reference else (), strict=False)
+        },
+        test_names=problem.measured.tested,
+        held_out={key: found for key in shown if (found := journal.held_out(key)) is not None},
+        hypervolume=_hypervolume(result),
+        measurements=journal.n_measured,
+        cpu_seconds=journal.cpu_seconds,
+        sample_forwards=journal.samples,
+        finished=finished,
+        reproducible=not journal.diverged,
+        groups=problem.network.splits.test.groups,
+    )
+
+
+def _hypervolume(result: Result) -> Hypervolume:
+    return Hypervolume(
+        result.hypervolumes[-1][1] if result.hypervolumes else None,
+        () if result.box is None else tuple(result.box.reference_point.tolist()),
+        tuple(value for _, value in result.hypervolumes),
+        tuple(count for count, _ in result.hypervolumes),
+    )
+
+
+def why_empty(problem: Problem, journal: Journal) -> str:
+    """Why nothing is on the front: how near the candidates came to each constraint."""
+    _, values = measured_rows(problem, journal)
+    parts = []
+    for constraint in problem.constraints:
+        found = column(problem, values, constraint.quantity.name)
+        found = found[np.isfinite(found)]
+        if len(found):
+            nearest = found.min() if constraint.comparison == "<=" else found.max()
+            parts.append(f"{constraint} (nearest: {nearest:.6g})")
+    if not parts:
+        return "nothing was measured that could be on the front"
+    listed = " and ".join(parts)
+    return f"none of {len(values)} measured candidates meets {listed}; loosen the constraints or offer other options"
+
+
+def report_of(problem: Problem, journal: Journal, front: Front, directory: Path, notes: Sequence[str]) -> str:
+    """The report of a run as HTML.
+
+    Args:
+        problem: that was searched.
+        journal: what was measured.
+        front: of it.
+        directory: of the run, for the commands to copy.
+        notes: what the user should know.
+    """
+    facts = _facts(problem, journal, front, directory, notes)
+    return write_report(front.to_json(), _candidates(problem, journal), facts)
+
+
+def _candidates(problem: Problem, journal: Journal) -> dict[str, Any]:
+    """Everything that was measured, in order, for the report."""
+    genomes, values = measured_rows(problem, journal)
+    listed = genomes.tolist()
+    return {
+        "genomes": listed,
+        "search": {
+            quantity.name: [
+                value if np.isfinite(value) else None for value in column(problem, values, quantity.name).tolist()
+            ]
+            for quantity in problem.objectives
+        },
+        "feasible": feasible_rows(problem, values).tolist(),
+        "failures": [
+            [genome, failure] for genome, failure in zip(listed, values.failures, strict=True) if failure is not None
+        ],
+    }
+
+
+def _facts(problem: Problem, journal: Journal, front: Front, directory: Path, notes: Sequence[str]) -> dict[str, Any]:
+    """What else the report tells about a run; see `evo_mpq.results.report.report_data`."""
+    network, space = problem.network, problem.space
+    layers = [
+        {
+            "name": layer.name,
+            "kind": layer.kind,
+            "shape": list(layer.shape),
+            "n_parameters": layer.n_parameters,
+            "macs": layer.macs,
+        }
+        for layer in network.layers
+    ]
+    return {
+        "run": problem.settings.name,
+        "network": network.name,
+        "layers": layers,
+        "space": {
+            "genes": space.n_genes,
+            "layers": len(space.layers),
+            "edges": f"{space.edges} bits" if space.edges else "float",
+        },
+        "log10_genomes": space.log10_genomes,
+        "settings": dump(resolved(problem.settings)),
+        "versions": versions(),
+        "directory": str(directory),
+        "test_shown": journal.n_held_out,
+        "notes": list(notes),
+        "samples": {name: len(getattr(network.splits, name)) for name in ("calibration", "search", "test")},
+        "log_scale": [quantity.name for quantity in problem.objectives if quantity.log_scale],
+        "knee": front.knee.id if front.members else None,
+    }

@@ -1,0 +1,122 @@
+"""The yardsticks of the benchmarks, and the stored table that they and other tests search."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # benchmarks are no package, and not installed
+
+from benchmarks.exact_front import ORACLE, Table
+from benchmarks.judging import LOWEST_FLOOR, Oracle, oracle
+from benchmarks.presenting import spread
+from benchmarks.search_quality import Stored, searcher_of
+
+
+def square_oracle() -> Oracle:
+    """A front of two points, 100 B with a loss of 0.1 and 200 B with 0.01, and something dominated."""
+    return oracle(
+        losses=np.array([0.1, 0.01, 0.5]),
+        held_out=np.array([0.2, 0.02, 0.7]),
+        sizes=np.array([100, 200, 150]),
+        standard_errors=np.array([0.0, 0.001, 0.0]),
+    )
+
+
+@pytest.fixture(scope="module")
+def stored() -> Stored:
+    return Stored(Table.read(ORACLE))
+
+
+def test_share_is_the_hypervolume_in_the_box_relative_to_the_front() -> None:
+    front = square_oracle()
+    # By hand: the box is log10 from 0.01 to 0.11 and bytes from 100 to 210.
+    height = np.log10(0.11 / 0.1) / np.log10(0.11 / 0.01)
+    exact = height + (10 / 110) * (1 - height)
+    assert front.share(front.losses, front.sizes) == pytest.approx(1)
+    assert front.share(np.array([0.1]), np.array([100])) == pytest.approx(height / exact)
+    assert front.share(np.array([0.01]), np.array([200])) == pytest.approx(10 / 110 / exact)
+
+
+def test_share_of_points_outside_the_box_is_zero() -> None:
+    assert square_oracle().share(np.array([0.2, 0.001]), np.array([100, 300])) == 0
+
+
+def test_share_does_not_depend_on_the_unit_of_size() -> None:
+    rng = np.random.default_rng(0)
+    losses, sizes = 10 ** rng.uniform(-4, 0, 200), rng.uniform(1e3, 1e4, 200)
+    small, large = (oracle(losses, losses, sizes * unit, np.zeros(200)) for unit in (1, 1000))
+    assert small.share(losses[:50], sizes[:50]) == pytest.approx(large.share(losses[:50], 1000 * sizes[:50]))
+
+
+def test_losses_below_the_floor_are_equal() -> None:
+    front = oracle(
+        np.array([1e-3, 1e-5]), np.array([1e-3, 1e-5]), np.array([100, 200]), standard_errors=np.array([0.0, 1e-4])
+    )
+    assert front.floor == pytest.approx(2e-4)
+    better, as_good = (front.share(np.array([loss]), np.array([200])) for loss in (1e-6, 1.9e-4))
+    assert better == as_good
+
+
+def test_floor_is_at_least_a_ten_thousandth_of_a_nat() -> None:
+    front = oracle(np.array([0.0, 1e-3]), np.array([0.0, 1e-3]), np.array([2, 1]), standard_errors=np.zeros(2))
+    assert front.floor == LOWEST_FLOOR
+
+
+def test_floor_comes_from_the_smallest_loss_above_zero() -> None:
+    front = oracle(np.array([0.0, 1e-3]), np.array([0.0, 1e-3]), np.array([2, 1]), standard_errors=np.array([9.0, 0.01]))
+    assert front.floor == pytest.approx(0.02)
+
+
+def test_the_front_itself_has_no_regret() -> None:
+    front = square_oracle()
+    assert front.held_out_regret(front.losses, front.held_out, front.sizes) == pytest.approx(1)
+
+
+def test_regret_is_the_factor_between_held_out_losses() -> None:
+    front = square_oracle()
+    assert front.held_out_regret(front.losses, 3 * front.held_out, front.sizes) == pytest.approx(3)
+
+
+def test_regret_hands_over_the_smallest_network_where_nothing_fits() -> None:
+    front = square_oracle()
+    # Only the last of the nine budgets has room for 200 B; below it the smaller of two that are too large is taken.
+    regret = front.held_out_regret(np.array([0.01, 0.001]), np.array([0.2, 0.1]), np.array([200, 300]))
+    assert regret == pytest.approx((0.2 / 0.2) ** (8 / 9) * (0.2 / 0.02) ** (1 / 9))
+
+
+def test_networks_are_handed_over_by_searched_losses() -> None:
+    front = square_oracle()
+    losses, held_out, sizes = np.array([0.1, 0.2]), np.array([0.4, 0.1]), np.array([100, 100])
+    assert front.held_out_regret(losses, held_out, sizes) == pytest.approx(2 ** (8 / 9) * 20 ** (1 / 9))
+
+
+def test_stored_table_has_every_genome_once_in_lexicographic_order(stored: Stored) -> None:
+    assert np.array_equal(stored.table.genomes, np.concatenate(list(stored.space.enumerate())))
+    assert np.array_equal(stored.rows(stored.table.genomes), np.arange(stored.space.n_genomes))
+
+
+def test_search_of_the_whole_stored_table_finds_its_front(stored: Stored) -> None:
+    archive = stored.search(searcher_of(stored.space, seed=0), evaluations=stored.space.n_genomes + 1)
+    share, regret = stored.judged(archive)
+    assert len(archive) == stored.space.n_genomes
+    assert share == pytest.approx(1)
+    assert regret == pytest.approx(1)
+
+
+def test_more_measurements_of_one_search_never_lower_its_share(stored: Stored) -> None:
+    archive = stored.search(searcher_of(stored.space, seed=0), evaluations=200)
+    rows = stored.rows(archive.genomes)
+    shares = [
+        stored.oracle.share(stored.table.search_kl[rows[:n]], stored.table.size[rows[:n]])
+        for n in range(1, len(rows) + 1)
+    ]
+    assert np.all(np.diff(shares) >= 0)
+    assert 0 < shares[-1] <= 1
+
+
+def test_spread_shows_median_and_range() -> None:
+    assert spread([3.0, 1.0, 2.0], ".1f") == "2.0 (1.0–3.0)"
