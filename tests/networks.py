@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -166,9 +170,7 @@ def _encoder() -> nn.Module:
 
 
 EXAMPLES = {
-    "convolutions": Example(
-        Convolutions, _normal(2, 8, 8), ("stem", "depthwise", "grouped", "shrink", "head")
-    ),
+    "convolutions": Example(Convolutions, _normal(2, 8, 8), ("stem", "depthwise", "grouped", "shrink", "head")),
     "signals": Example(Signals, _normal(3, 10), ("first", "second", "head")),
     "called_twice": Example(CalledTwice, _normal(6), ("first", "shared", "head")),
     "tied_tokens": Example(
@@ -295,3 +297,28 @@ def random_policies(
 def outputs_of(module: nn.Module, split: Split) -> list[Tensor]:
     """A compressed module's outputs, batch by batch."""
     return [module(batch.inputs) for batch in split.batches()]
+
+
+_FRESH = """
+import hashlib, sys
+from pathlib import Path
+import torch
+import networks
+from evo_mpq.compress.compressor import load_packed
+torch.set_num_threads(1)
+name, file = sys.argv[1:]
+module = load_packed(Path(file).read_bytes(), file, networks.untrained(name, seed=99))
+outputs = networks.outputs_of(module, networks.splits_of(name).search)
+print(networks.network_of(name).graph.hash())
+print(hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in outputs)).hexdigest())
+"""
+
+
+def in_a_fresh_process(name: str, file: Path) -> tuple[str, str]:
+    """The hash of a network's graph, and of what a packed file of it computes, by a process that knows nothing."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "PYTHONHASHSEED": "12345"}
+    command = [sys.executable, "-W", "ignore", "-c", _FRESH, name, str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    graph, outputs = done.stdout.split()
+    return graph, outputs

@@ -1,5 +1,6 @@
 """``evo-mpq run``: from a YAML to a front, and what giving the command again does."""
 
+import itertools
 import json
 import re
 
@@ -7,7 +8,10 @@ import jsonschema
 import pytest
 from small_runs import NETS, YAML, command, findings, front, run, write_project
 
+from evo_mpq import enumeration
+from evo_mpq.api import located_problem
 from evo_mpq.config import load
+from evo_mpq.errors import ConfigError
 from evo_mpq.results.front import front_schema
 from evo_mpq.results.run_directory import RunDirectory
 
@@ -60,7 +64,7 @@ def test_the_front_weakly_dominates_every_seed_and_no_member_another(finished):
         assert any(member[0] <= point[0] and member[1] <= point[1] for member in members)
         assert seed["verdict"] in ("dominated", "tied", "not")
     assert sorted(members) == members
-    assert all(after[1] < before[1] for before, after in zip(members, members[1:], strict=False))
+    assert all(after[1] < before[1] for before, after in itertools.pairwise(members))
 
 
 def test_the_front_is_a_table_on_stdout_and_progress_goes_to_stderr(tmp_path):
@@ -124,7 +128,7 @@ def test_another_run_is_refused_and_the_keys_that_differ_are_named(finished):
     ],
 )
 def test_other_weights_another_graph_or_other_data_are_another_run(tmp_path, finished, module, change, named):
-    yaml, out = finished
+    _, out = finished
     changed = write_project(tmp_path)
     path = tmp_path / f"{module}.py"
     path.write_text(path.read_text().replace(*change))
@@ -185,7 +189,7 @@ def test_a_directory_with_files_of_somebody_else_is_not_written_to(tmp_path):
     assert (tmp_path / "config.yaml").read_text() == "mine: true"
 
 
-@pytest.mark.parametrize("content", ["", "1a2b3c4d {\"kind\":\"hea"])
+@pytest.mark.parametrize("content", ["", '1a2b3c4d {"kind":"hea'])
 def test_a_half_created_directory_is_a_fresh_start(tmp_path, finished, content):
     yaml, out = finished
     (tmp_path / "out").mkdir()
@@ -213,30 +217,199 @@ def test_exhaustive_search_measures_every_genome_once_and_finds_the_exact_front(
         for point in points.tolist()
         if not any((other <= point).all() and (other < point).any() for other in points)
     }
-    members = [tuple(float(member["search"][key]) for key in ("kl_divergence", "size")) for member in front(out)["members"]]
+    members = [
+        tuple(float(member["search"][key]) for key in ("kl_divergence", "size")) for member in front(out)["members"]
+    ]
     assert sorted(members) == sorted(best)
 
 
-LARGE = YAML.replace("[2, 3, 4, 8]", "[2, 3, 4, 5, 6, 7, 8]").replace("{population: 6, evaluations: 24}", "{algorithm: exhaustive}")
-SLOW = """
-import time
-def slow(candidate):
-    candidate.module()
-    time.sleep(0.3)
-    return 1.0
+EXHAUSTIVE = YAML.replace("{population: 6, evaluations: 24}", "{algorithm: exhaustive}")
+
+
+def test_a_large_enumeration_is_refused_with_count_and_time_unless_it_is_asked_for(tmp_path, monkeypatch):
+    yaml, out = write_project(tmp_path, EXHAUSTIVE), tmp_path / "out"
+    monkeypatch.setattr(enumeration, "PATIENCE_SECONDS", 1e-6)
+    message = run(yaml, out, code=2).stderr
+    assert f"{yaml}:4:21: search.algorithm: exhaustive search of 64 genomes would take about" in message
+    assert re.search(r"about \d+ seconds \(.* ms each on one CPU\)", message) and "--yes" in message
+    assert RunDirectory(out).read_journal().n_measured == 0
+    run(yaml, out, "--yes")
+    assert front(out)["measurements"] == 64
+    run(yaml, out)  # nothing is left to wait for
+
+
+@pytest.mark.parametrize("limit", ["evaluations: 8", "minutes: 5"])
+def test_an_enumeration_with_a_budget_that_is_short_is_not_refused(tmp_path, monkeypatch, limit):
+    monkeypatch.setattr(enumeration, "seconds_per_neighbor", lambda problem: 60.0)
+    yaml = write_project(tmp_path, EXHAUSTIVE.replace("exhaustive", f"exhaustive, {limit}"))
+    enumeration.refuse_large_enumeration(located_problem(load(yaml)))
+    with pytest.raises(ConfigError, match="64 genomes would take about 64 minutes"):
+        enumeration.refuse_large_enumeration(located_problem(load(yaml, ["search={algorithm: exhaustive}"])))
+
+
+@pytest.mark.parametrize(
+    ("search", "most"),
+    [
+        ("{algorithm: random, population: 6, evaluations: 20}", 19),
+        ("{population: 6, minutes: 0.01}", 64),
+        ("{population: 6, stall: 2}", 64),
+    ],
+)
+def test_every_way_to_end_a_search_ends_it_and_replays_to_the_same(tmp_path, search, most):
+    yaml, out = write_project(tmp_path), tmp_path / "out"
+    run(yaml, out, "--set", f"search={search}")
+    found = findings(out)
+    assert found["finished"] and 4 <= found["measurements"] <= most
+    (out / "front.json").unlink()
+    assert "finished already" in run(yaml, out, "--set", f"search={search}").stderr
+    assert findings(out) == found
+
+
+@pytest.mark.parametrize(
+    "objectives", [["accuracy"], ["kl_divergence", "size", "bops"], ["size"]], ids=["one", "three", "free"]
+)
+def test_any_number_of_objectives_can_be_traded_off(tmp_path, objectives):
+    yaml, out = write_project(tmp_path), tmp_path / "out"
+    run(yaml, out, "--set", f"objectives={json.dumps(objectives)}")
+    document = front(out)
+    jsonschema.validate(document, front_schema())
+    assert [objective["name"] for objective in document["objectives"]] == objectives
+    assert len(document["members"]) == 1 if len(objectives) == 1 else len(document["members"]) > 1
+    assert document["hypervolume"]["value"] > 0 and len(document["hypervolume"]["reference_point"]) == len(objectives)
+
+
+def test_feasible_members_meet_every_constraint_and_free_ones_are_checked_before_measuring(tmp_path):
+    yaml, out = write_project(tmp_path), tmp_path / "out"
+    run(yaml, out, "--set", 'constraints=["size <= 1010", "kl_divergence <= 1", "average_bits >= 2.5"]')
+    _, values = RunDirectory(out).read_journal().rows()
+    sizes = values.values[4:, 1]  # what follows the uniform recipes
+    assert len(sizes) and (sizes <= 1010).all()
+    for member in front(out)["members"]:
+        search = member["search"]
+        assert search["size"] <= 1010 and search["kl_divergence"] <= 1 and search["average_bits"] >= 2.5
+
+
+@pytest.mark.parametrize("constraint", ["size <= 100", "accuracy >= 1.5"])
+def test_constraints_that_nothing_can_meet_are_told_with_the_nearest_value(tmp_path, constraint):
+    yaml, out = write_project(tmp_path), tmp_path / "out"
+    result = run(yaml, out, "--set", f'constraints=["{constraint}"]')
+    assert "The front is empty" in result.stdout
+    assert re.search(rf"none of \d+ measured candidates meets {constraint}.*\(nearest: [\d.]+\)", result.stderr)
+    document = front(out)
+    assert document["finished"] and document["members"] == []
+    jsonschema.validate(document, front_schema())
+    assert command("export", out, "--out", out.parent / "x.safetensors").exit_code == 2
+
+
+OBJECTIVES = """
+import math
+calls = 0
+
+def constant(candidate):
+    return 3.0
+
+def picky(candidate):
+    bits = candidate.layers[0].weight_bits
+    if bits == 2:
+        raise ValueError("two bits are not for me")
+    return math.nan if bits == 3 else float(bits)
+
+def hopeless(candidate):
+    raise RuntimeError("always")
+
+def weight_norm(candidate):
+    module = candidate.module()
+    return float(sum(module(x[None]).norm() for x in [candidate.network.calibration_inputs[0][0]]))
 """
 
 
-def test_a_large_enumeration_is_refused_with_count_and_time_unless_asked_for(tmp_path):
-    objectives = '\nobjectives: [kl_divergence, size, {kind: "my_objectives:slow", direction: minimize}]\n'
-    yaml = write_project(tmp_path, LARGE + "compute: {device: auto}" + objectives, my_objectives=SLOW)
-    yaml.write_text(yaml.read_text().replace("[2, 3, 4, 5, 6, 7, 8]", "[2, 3, 4, 5, 6, 7, 8, 32]"))
-    lines = yaml.read_text().splitlines()
-    line = next(i for i, text in enumerate(lines, 1) if "exhaustive" in text)
-    # 512 genomes of .3 s are waited for, 512 of which some could take a minute each are not
-    yaml.write_text(yaml.read_text().replace("space: {", "space: {layers: {}, "))
-    (tmp_path / "my_objectives.py").write_text(SLOW.replace("0.3", "2"))
+def own(name, **keys):
+    said = ", ".join(f"{key}: {value}" for key, value in {"direction": "minimize", **keys}.items())
+    return f'objectives=[kl_divergence, {{kind: "my_objectives:{name}", {said}}}]'
+
+
+def test_an_objective_that_is_constant_over_the_first_population_is_said_so(tmp_path):
+    yaml, out = write_project(tmp_path, my_objectives=OBJECTIVES), tmp_path / "out"
+    result = run(yaml, out, "--set", own("constant"))
+    assert (
+        result.stderr.count("constant is 3 for all of the first") == 1 and "does not tell them apart" in result.stderr
+    )
+    assert "constant is 3 for all" in (out / "log.txt").read_text()
+
+
+def test_candidates_for_which_an_objective_raises_or_is_nan_fail_alone(tmp_path):
+    yaml, out = write_project(tmp_path, my_objectives=OBJECTIVES), tmp_path / "out"
+    result = run(yaml, out, "--set", own("picky"), "--set", "search={algorithm: exhaustive}")
+    assert "32 of 64 candidates failed; the first with: picky raised ValueError: two bits" in result.stderr
+    genomes, values = RunDirectory(out).read_journal().rows()
+    for genome, failure in zip(genomes.tolist(), values.failures, strict=True):
+        assert (failure is None) == (genome[0] >= 2)
+        assert failure is None or ("not for me" in failure) == (genome[0] == 0)
+    assert {member["genome"][0] for member in front(out)["members"]} <= {2, 3}
+    assert len(front(out)["members"]) >= 2
+
+
+def test_a_run_in_which_nothing_succeeds_ends_with_what_went_wrong_and_where_it_is_named(tmp_path):
+    yaml, out = write_project(tmp_path, my_objectives=OBJECTIVES), tmp_path / "out"
+    yaml.write_text(yaml.read_text() + 'objectives: [{kind: "my_objectives:hopeless", direction: minimize}]\n')
+    message = run(yaml, out, code=2).stderr
+    assert f"{yaml}:5:13: objectives: every one of the 6 candidates" in message
+    assert "hopeless raised RuntimeError: always" in message and "Traceback" not in message
+    assert "failed: every one" in (out / "log.txt").read_text()
+
+
+def test_a_function_may_run_the_candidates_module_itself(tmp_path):
+    yaml, out = write_project(tmp_path, my_objectives=OBJECTIVES), tmp_path / "out"
+    run(yaml, out, "--set", own("weight_norm", unit="V"), "--workers", 1)
+    document = front(out)
+    assert document["objectives"][1] == {
+        "name": "weight_norm", "unit": "V", "direction": "minimize", "kind": "measured", "scale": "linear",
+    }  # fmt: skip
+    assert len({member["search"]["weight_norm"] for member in document["members"]}) == len(document["members"])
+    assert "weight_norm" not in document["members"][0]["test"]  # it has no test value
+
+
+@pytest.mark.parametrize("split", ["calibration", "search", "test"])
+def test_a_split_of_one_sample_is_enough(tmp_path, split):
+    yaml, out = write_project(tmp_path), tmp_path / "out"
+    run(yaml, out, "--set", f"data.{split}=1", "--set", "search.evaluations=8")
+    document = front(out)
+    jsonschema.validate(document, front_schema())
+    test = document["members"][0]["test"]["kl_divergence"]
+    assert (test["low"] is None) == (split == "test") and test["value"] >= 0
+
+
+def test_metrics_are_what_is_reported_on_the_test_split(tmp_path):
+    yaml, out = write_project(tmp_path), tmp_path / "out"
+    run(yaml, out, "--set", "metrics=[error_rate, kl_divergence, macs]", "--set", "search.evaluations=8")
+    document = front(out)
+    assert set(document["members"][0]["test"]) == {"kl_divergence", "error_rate"}
+    assert set(document["members"][0]["search"]) == {"kl_divergence", "size", "error_rate", "macs"}
+    assert set(document["reference"]["test"]) == {"kl_divergence", "error_rate"}
+
+
+def test_activation_bits_and_edges_are_searched_too(tmp_path):
+    yaml, out = write_project(tmp_path), tmp_path / "out"
+    yaml.write_text(yaml.read_text().replace("[2, 3, 4, 8]}", "[4, 8], activation_bits: [4, 8]}"))
+    run(yaml, out)
+    document = front(out)
+    assert [gene["name"] for gene in document["genes"]][:2] == ["first.weight_bits", "first.activation_bits"]
+    assert document["reference"]["search"]["kl_divergence"] == 0  # float edges
+    assert [seed["name"] for seed in document["seeds"]] == [f"uniform W{w}A{a}" for w in (4, 8) for a in (4, 8)]
+
+
+def test_the_uncompressed_network_is_on_the_front_only_if_the_space_has_it(tmp_path):
+    yaml, out = write_project(tmp_path), tmp_path / "out"
+    run(yaml, out, "--set", "space.defaults.weight_bits=[4, 32]", "--set", "search={algorithm: exhaustive}")
+    document = front(out)
+    assert document["members"][0]["search"] == document["reference"]["search"]
+    assert document["members"][0]["test"] == document["reference"]["test"]
+
+
+def test_built_in_data_of_another_seed_than_the_built_in_network_is_refused(tmp_path):
+    yaml = tmp_path / "leak.yaml"
+    yaml.write_text("model: {kind: digits_mlp, seed: 1}\ndata: {kind: digits}\n")
     message = run(yaml, tmp_path / "out", code=2).stderr
-    assert f"tiny.yaml:{line}:" in message and "search.algorithm" in message
-    assert re.search(r"exhaustive search of 512 genomes would take about \d+ minutes", message) and "--yes" in message
-    assert RunDirectory(tmp_path / "out").read_journal().n_measured == 0
+    assert f"{yaml}:1:33: model.seed: the network is trained on the digits of seed 1" in message
+    message = run(yaml, tmp_path / "out", "--set", "data.seed=2", code=2).stderr
+    assert "data.seed: the network is trained on the digits of seed 1" in message and str(yaml) in message

@@ -158,7 +158,7 @@ class UniformAffine:
         else:
             scale = (high - low) / (2**bits - 1)
         scale = stored_vector(_positive(scale))
-        zero_point = torch.zeros_like(scale) if self.symmetric else torch.round(-low / scale)
+        zero_point = torch.zeros_like(scale) if self.symmetric else torch.round(low.abs() / scale)
         return scale, zero_point.clamp_(0, 2**bits - 1)
 
 

@@ -79,7 +79,9 @@ def test_gptq_loses_less_of_a_networks_outputs_than_rounding_to_nearest(name: st
     total = dict.fromkeys(banks, 0.0)
     for layer in (layer for layer in network.layers if layer.name in grams):
         weight = network.tensors[layer.parameter]
-        errors = {key: weighted_error(layer, bank(layer, bits), grams[layer.name], weight) for key, bank in banks.items()}
+        errors = {
+            key: weighted_error(layer, bank(layer, bits), grams[layer.name], weight) for key, bank in banks.items()
+        }
         for key, error in errors.items():
             total[key] += error / max(errors["nearest"], 1e-12)
     assert total["gptq"] < total["nearest"]

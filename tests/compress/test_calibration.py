@@ -68,9 +68,7 @@ def test_second_moments_predict_the_output_of_any_weight(name: str, centred: boo
     # strides, paddings by name, dilations and groups mean.
     network, values = network_of(name), values_of(network_of(name))
     grams = statistics_of(network, centred=centred).grams
-    assert set(grams) == {
-        layer.name for layer in network.layers if not layer.shared and layer.quantizes_input
-    }
+    assert set(grams) == {layer.name for layer in network.layers if not layer.shared and layer.quantizes_input}
     for layer in network.layers:
         if layer.name not in grams:
             continue

@@ -106,9 +106,7 @@ def test_without_correction_every_use_adds_its_own_bias(name: str) -> None:
     # Biases may be pieces of a parameter (attention to another sequence), shared, or missing.
     network = network_of(name)
     module = compressor_of(name, "nearest", "none", None).apply(
-        Policy(
-            {layer.name: Policy.uniform([""], 32, 32).layers[""] for layer in network.layers}, {"anything": 1}
-        )
+        Policy({layer.name: Policy.uniform([""], 32, 32).layers[""] for layer in network.layers}, {"anything": 1})
     )
     inputs = network.splits.search.whole().inputs
     expected = network.float_outputs(inputs)
@@ -184,7 +182,9 @@ def test_edges_take_at_most_two_to_the_bits_values() -> None:
         lambda module, inputs: module(inputs),
         lambda module, inputs: module(**inputs),
         lambda module, inputs: module(dict(reversed(list(inputs.items())))),
-        lambda module, inputs: module({key: value.double() if value.is_floating_point() else value for key, value in inputs.items()}),
+        lambda module, inputs: module(
+            {key: value.double() if value.is_floating_point() else value for key, value in inputs.items()}
+        ),
     ],
     ids=["mapping", "keywords", "other order", "double"],
 )

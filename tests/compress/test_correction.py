@@ -18,7 +18,9 @@ def statistics(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def test_scale_and_bias_give_every_channel_the_mean_and_spread_of_the_float_network(seed: int, exponent: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     floats = (torch.randn(200, 5, generator=generator) + torch.arange(5)) * 10.0**exponent
-    compressed = floats * (0.5 + torch.rand(5, generator=generator)) + 10.0**exponent * torch.rand(5, generator=generator)
+    compressed = floats * (0.5 + torch.rand(5, generator=generator)) + 10.0**exponent * torch.rand(
+        5, generator=generator
+    )
     scale, shift = corrected_affine("scale_bias", *statistics(compressed), *statistics(floats))
     mean, spread = statistics(compressed * scale + shift)
     # As exactly as float16 scales allow.

@@ -239,9 +239,7 @@ def test_two_line_searches_find_nearly_the_best_range_of_an_activation() -> None
     best = min(
         float((candidate(values) - values).square().sum())
         for low, high in itertools.product(torch.linspace(0.1, 1, 25).tolist(), repeat=2)
-        for candidate in [
-            ActivationQuantizer("minmax").grid(torch.stack([values.min() * low, values.max() * high]), 3)
-        ]
+        for candidate in [ActivationQuantizer("minmax").grid(torch.stack([values.min() * low, values.max() * high]), 3)]
     )
     assert float((grid(values) - values).square().sum()) <= 1.05 * best
 

@@ -29,6 +29,7 @@ from evo_mpq.results.report.formatting import (
     format_cell,
     format_count,
     format_power,
+    format_tick,
     format_value,
     middle_out,
     prefixed,
@@ -47,7 +48,6 @@ from evo_mpq.results.report.headline import (
 from evo_mpq.results.report.hypervolume import hypervolume_curve
 from evo_mpq.results.report.optimism import optimism, rank_agreement
 from evo_mpq.results.report.page import export_command, script_json
-from evo_mpq.results.report.parallel import nice_ticks
 from evo_mpq.results.report.points import (
     best_so_far,
     cloud,
@@ -60,6 +60,7 @@ from evo_mpq.results.report.points import (
     starting_axes,
 )
 from evo_mpq.results.report.spreadsheet import members_csv
+from evo_mpq.results.report.ticks import decade_ticks, is_decade, nice_ticks
 
 Inputs = tuple[dict[str, Any], dict[str, Any], dict[str, Any]]
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -172,6 +173,20 @@ def test_ticks_are_few_and_ascending_and_within_their_ends(low, ratio, log):
     assert 1 <= len(ticks) <= 6
     assert ticks == sorted(set(ticks))
     assert all(low * (1 - 1e-9) <= tick <= high * (1 + 1e-9) for tick in ticks)
+
+
+@given(st.floats(1e-9, 1e9), st.floats(1.01, 1e6))
+def test_ticks_of_decades_are_all_of_theirs(low, ratio):
+    ticks = decade_ticks(low, low * ratio)
+    expected = {float(f"{f}e{e}") for f in (1, 2, 5) for e in range(-10, 17)}
+    assert set(ticks) == {tick for tick in expected if low <= tick <= low * ratio}
+    assert {tick for tick in ticks if is_decade(tick)} == {float(f"1e{e}") for e in range(-10, 17)} & set(ticks)
+
+
+@given(st.sampled_from([1, 2, 5]), st.integers(-9, 3))
+def test_ticks_read_back_exactly(factor, exponent):
+    tick = float(f"{factor}e{exponent}")
+    assert float(format_tick(tick).replace("−", "-")) == tick
 
 
 # The headline
@@ -326,7 +341,7 @@ def test_every_value_has_a_place_on_a_logarithmic_axis(values):
         assert found.floor is None and not found.log
         return
     assert found.log and found.floor is not None and found.floor > 0
-    assert found.floored == any(value < found.floor for value in values)
+    assert bool(found.below) == any(value < found.floor for value in values)
     # what lies above the run's own floor keeps its place
     assert all(value >= found.floor for value in values if value >= 1e-6)
 

@@ -35,6 +35,17 @@ def format_value(value: float | None, unit: str) -> str:
     return f"{_digits(value)} {unit}".rstrip()
 
 
+def format_tick(value: float) -> str:
+    """A round number beside an axis.
+
+    >>> [format_tick(value) for value in (2e-5, 0.02, 500.0)]
+    ['2e−5', '0.02', '500']
+    """
+    if 0 < abs(value) < 1e-3:
+        return f"{value:.0e}".replace("e-0", "e−").replace("e-", "e−")
+    return _digits(value)
+
+
 def format_cell(value: float | None, unit: str) -> str:
     """A value as it stands in a table whose heading is by `heading`: with its unit only where that has a prefix.
 
@@ -158,7 +169,7 @@ def _digits(value: float) -> str:
     if value == 0:
         return "0"
     size = abs(value)
-    if size < 1e-4:
+    if size < 1e-3:
         mantissa, exponent = f"{value:.2e}".split("e")
         return f"{mantissa}e−{-int(exponent)}"  # a minus sign: lines break after a hyphen
     if size >= 10_000:

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 from evo_mpq.results.report.formatting import format_cell
 from evo_mpq.results.report.points import Axis, Points
-
-_MOST_TICKS = 6
+from evo_mpq.results.report.ticks import nice_ticks
 
 
 @dataclass(frozen=True)
@@ -35,34 +34,6 @@ def parallel_axes(axes: Sequence[Axis], members: Points) -> list[ParallelAxis]:
     if len(objectives) < 3:
         return []
     return [_parallel_axis(axis, members) for axis in objectives]
-
-
-def nice_ticks(low: float, high: float, log: bool) -> list[float]:
-    """Round numbers between two ends: 1, 2 and 5 times powers of ten, at most six of them.
-
-    On a logarithmic axis within one decade, the ticks of a linear one.
-
-    >>> nice_ticks(0.0, 1.0, log=False)
-    [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
-    >>> nice_ticks(3.0, 400.0, log=True)
-    [5.0, 10.0, 20.0, 50.0, 100.0, 200.0]
-    """
-    if not high > low:
-        return [low]
-    if log:
-        exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        for factors in ((1.0, 2.0, 5.0), (1.0,)):
-            ticks = [float(f"{factor}e{e}") for e in exponents for factor in factors]
-            ticks = [tick for tick in ticks if low <= tick <= high]
-            if 1 < len(ticks) <= _MOST_TICKS:
-                return ticks
-        if len(ticks) > _MOST_TICKS:  # a span of very many decades: every second one, every third, ...
-            return ticks[:: math.ceil(len(ticks) / _MOST_TICKS)]
-        # within a decade a logarithm is nearly a line
-    step = 10.0 ** math.floor(math.log10((high - low) / _MOST_TICKS))
-    step = next(s for s in (step, 2 * step, 5 * step, 10 * step) if (high - low) / s < _MOST_TICKS)
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [float(f"{place * step:.12g}") for place in range(first, last + 1)]
 
 
 def _parallel_axis(axis: Axis, members: Points) -> ParallelAxis:

@@ -17,9 +17,12 @@ from evo_mpq.results.report.formatting import (
     format_cell,
     format_count,
     format_interval,
+    format_tick,
+    format_value,
     heading,
     prefixed,
 )
+from evo_mpq.results.report.ticks import decade_ticks, is_decade
 from evo_mpq.typing import FloatMatrix
 
 Split: TypeAlias = Literal["search", "test", "order"]
@@ -56,7 +59,9 @@ class Axis:
         direction: what is better; empty where nothing is.
         log: starts out logarithmic.
         floor: on a logarithmic scale, values below are drawn here; None: it has no logarithmic scale.
-        floored: some value is below the floor.
+        below: the value, to read, below which some values are drawn at the floor; empty if none are.
+        ticks: of the logarithmic scale, 1, 2 and 5 times powers of ten: where they are drawn, what they read, and
+            whether they are powers of ten, which stay where there is no room for all.
         known: some network has a value; there is none on the test split until a run has finished.
     """
 
@@ -71,7 +76,8 @@ class Axis:
     direction: Direction
     log: bool
     floor: float | None
-    floored: bool
+    below: str
+    ticks: list[tuple[float, str, bool]]
     known: bool
 
 
@@ -182,7 +188,7 @@ def plot_axes(front: Mapping[str, Any], candidates: Mapping[str, Any], log_scale
         for name in names["test"]
     ]
     order = "order of measuring"
-    return [*axes, Axis("order", "order", "order", order, order, "", 1.0, order, "", False, None, False, True)]
+    return [*axes, Axis("order", "order", "order", order, order, "", 1.0, order, "", False, None, "", [], True)]
 
 
 def starting_axes(front: Mapping[str, Any]) -> tuple[str, str, str | None]:
@@ -358,15 +364,15 @@ def _axis(
     kind = objective["kind"] if objective else ""
     label = f"{name} (modelled)" if kind == "modelled" else name
     positive = values[values > 0]
-    floor, floored = None, False
+    unit = objective["unit"] if objective else ""
+    floor, below = None, ""
     if len(positive) and (values >= 0).all():
         floor = max(float(positive.min()), LOG_FLOOR) if logarithmic else float(positive.min())
-        floored = bool((values < floor).any())
-        # below everything that has its own place
-        floor = floor / 2 if floored else floor
+        if (values < floor).any():
+            below = format_value(floor, unit)
+            floor /= 2  # apart from everything that has its own place
     direction: Direction = objective["direction"] if objective else ""
     wide = direction == "minimize" and floor is not None and float(values.max()) >= WIDE * float(positive.min())
-    unit = objective["unit"] if objective else ""
     label = f"{label}, test" if split == "test" else label
     divisor, drawn_unit = prefixed(float(np.abs(values).max()) if len(values) else 0.0, unit)
     return Axis(
@@ -379,11 +385,16 @@ def _axis(
         divisor,
         f"{label} ({drawn_unit})" if drawn_unit else label,
         direction,
-        floor is not None and (logarithmic or (wide and not floored)),
+        floor is not None and (logarithmic or (wide and not below)),
         floor,
-        floored,
+        below,
+        [] if floor is None else _ticks(floor / divisor, float(values.max()) / divisor),
         bool(len(values)),
     )
+
+
+def _ticks(low: float, high: float) -> list[tuple[float, str, bool]]:
+    return [(tick, format_tick(tick), is_decade(tick)) for tick in decade_ticks(low, high)]
 
 
 def _all_values(

@@ -317,44 +317,56 @@ const config = { responsive: true, displaylogo: false, displayModeBar: true, mod
 
 function layout(id, changes) {
   const { clientWidth: width, clientHeight: height } = byId(id);
+  const family = getComputedStyle(document.body).fontFamily;
   return {
     // paper does not wait for plotly to notice that its container shrank
     ...(root.classList.contains("printing") ? { width, height } : {}),
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
-    font: { family: getComputedStyle(document.body).fontFamily, size: 12.5, color: ink("muted") },
+    font: { family, size: 12.5, color: ink("muted") },
     margin: { l: 68, r: 16, t: 8, b: 48 },
     showlegend: false,
     hovermode: "closest",
     dragmode: narrow() ? false : "zoom", // on a phone a finger scrolls the page
-    hoverlabel: { bgcolor: ink("surface"), bordercolor: ink("line"), font: { color: ink("ink"), size: 12.5 }, align: "left" },
+    hoverlabel: { bgcolor: ink("surface"), bordercolor: ink("line"), font: { family, color: ink("ink"), size: 12.5 }, align: "left" },
     modebar: { bgcolor: "rgba(0,0,0,0)", color: ink("faint"), activecolor: ink("accent") },
     ...changes,
   };
 }
 
-/** An axis with room for some labels. */
-function scale(axis, labels, changes = {}) {
+/** An axis with room for some labels. On logarithmic ones plotly would write 0.00002, so they have their own. */
+function scale(axis, labels, log = isLog(axis)) {
+  const written = log ? thinned(axis.ticks, labels) : [];
   return {
-    type: isLog(axis) ? "log" : "linear",
+    type: log ? "log" : "linear",
     title: { text: plain(axis.title), standoff: 12, font: { color: ink("ink"), size: 13 } },
-    tickformat: isLog(axis) ? "~g" : "",
+    tickmode: written.length > 1 ? "array" : "auto",
+    tickvals: written.map(([value]) => value),
+    ticktext: written.map(([, text]) => text),
+    nticks: Math.min(7, labels),
     separatethousands: true,
     gridcolor: ink("grid"),
     linecolor: ink("line"),
     zeroline: false,
-    nticks: isLog(axis) ? logTicks(axis, labels) : Math.min(7, labels),
     automargin: true,
-    ...changes,
   };
 }
 
-/** How many ticks to ask plotly for, so that it labels 1, 2 and 5 of each decade, or only the decades where room is short. */
-function logTicks(axis, labels) {
-  const values = [cloud.values, members.values, marks.points.values]
-    .flatMap((source) => source[axis.key] ?? []).filter((v) => v !== null).map((v) => Math.log10(Math.max(v, axis.floor)));
-  const span = values.reduce((a, b) => Math.max(a, b), -Infinity) - values.reduce((a, b) => Math.min(a, b), Infinity);
-  return Math.max(2, Math.round(3 * span <= labels ? span / 0.45 : Math.min(labels, span / 0.74)));
+function thinned(ticks, labels) {
+  const kept = ticks.length <= labels ? ticks : ticks.filter(([, , decade]) => decade);
+  const every = Math.ceil(kept.length / Math.max(2, labels));
+  return kept.filter((_, i) => i % every === 0);
+}
+
+/** Inside a zoomed range plotly finds the ticks; coming back, the written ones return. */
+function retick(event) {
+  const changes = {};
+  for (const name of ["xaxis", "yaxis"]) {
+    const { tickvals } = byId("front").layout[name];
+    if (`${name}.range[0]` in event) changes[`${name}.tickmode`] = "auto";
+    else if (`${name}.autorange` in event && tickvals.length > 1) changes[`${name}.tickmode`] = "array";
+  }
+  if (Object.keys(changes).length) Plotly.relayout("front", changes);
 }
 
 function told(label, points, at) {
@@ -537,12 +549,12 @@ function drawFront() {
     ? `Every point was measured${data.about.samples.length ? ` on ${sampleText()}` : ""}. ` +
       (single ? "With one objective, the front is the best candidate; the line is the best so far." : "Click a point, or walk along the front with the arrow keys.")
     : "";
-  const floored = [across, up].filter((axis) => axis.floored && isLog(axis));
+  const floored = [across, up].filter((axis) => axis.below && isLog(axis));
   byId("front-note").textContent = [
     cloud.feasible.length < cloud.measured
       ? `Of ${cloud.measured.toLocaleString("en")} candidates beside the front ${cloud.feasible.length.toLocaleString("en")} are drawn; those left out lie where others are drawn, or are a random choice.`
       : "",
-    ...floored.map((axis) => `Values of ${axis.label} below ${(2 * axis.floor / axis.divisor).toPrecision(2)} stand at the edge of the logarithmic axis.`),
+    ...floored.map((axis) => `Values of ${axis.label} below ${axis.below} stand at the edge of the logarithmic axis.`),
     state.across !== "order" && across.split === "test" !== (up.split === "test") ? "One axis shows the test split, the other the search split." : "",
   ].filter(Boolean).join(" ");
   return Plotly.react("front", frontTraces(), layout("front", {
@@ -844,7 +856,7 @@ function drawOptimism() {
   const ends = log ? range.map((v) => 10 ** v) : range;
   byId("optimism").setAttribute("role", "group");
   byId("optimism").setAttribute("aria-label", `Test values of ${search.label} against search values. ${entry.sentence}`);
-  const axis = (source, text) => ({ ...scale(source, 6), type: log ? "log" : "linear", range, title: { text: plain(text), standoff: 10, font: { color: ink("ink"), size: 13 } } });
+  const axis = (source, text) => ({ ...scale(source, 6, log), range, title: { text: plain(text), standoff: 10, font: { color: ink("ink"), size: 13 } } });
   return Plotly.react("optimism", [{ type: "scatter", mode: "lines", x: ends, y: ends, hoverinfo: "skip", line: { color: ink("faint"), width: 1, dash: "dot" } }, ...traces],
     layout("optimism", {
       xaxis: axis(search, `${search.title}, search`), yaxis: axis(test, `${search.title}, test`),
@@ -950,6 +962,7 @@ function follow() {
     event.preventDefault();
     move(by);
   });
+  byId("front").on("plotly_relayout", retick);
   byId("front").on("plotly_click", ({ points }) => select(points[0].customdata));
   if (data.optimism.length) byId("optimism").on("plotly_click", ({ points }) => select(points[0].customdata));
   if (count) byId("bits").on("plotly_click", ({ points }) => select(points[0].y));
