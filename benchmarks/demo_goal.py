@@ -35,7 +35,9 @@ def main() -> None:
     workers = arguments.workers if arguments.workers == "auto" else int(arguments.workers)
     rows, lost, walls, cpus = [], [], [], []
     for seed in range(arguments.seeds):
-        problem = built_in("digits_resnet", range(2, 9), (4, 8), seed=seed, search={"evaluations": arguments.evaluations})
+        problem = built_in(
+            "digits_resnet", range(2, 9), (4, 8), seed=seed, search={"evaluations": arguments.evaluations}
+        )
         wall, cpu = time.perf_counter(), cpu_seconds()
         with tempfile.TemporaryDirectory() as folder, RunDirectory(Path(folder) / "run") as directory:
             front = execute(problem, directory, workers=workers).front
@@ -58,10 +60,22 @@ def main() -> None:
                 f"{lost[-1]:.1f}",
             ]
         )
-    rows.append(["median", f"{np.median(walls):.0f}", f"{np.median(cpus):.0f}", "", "", "", "", "", f"{np.median(lost):.1f}"])
+    rows.append(
+        ["median", f"{np.median(walls):.0f}", f"{np.median(cpus):.0f}", "", "", "", "", "", f"{np.median(lost):.1f}"]
+    )
     show(
         "Does the demo's search find a network a twelfth of the size that loses at most one point of accuracy?",
-        ["seed", "wall s", "CPU s", "float kB", "picked kB", "search KL", "float test %", "picked test %", "lost points"],
+        [
+            "seed",
+            "wall s",
+            "CPU s",
+            "float kB",
+            "picked kB",
+            "search KL",
+            "float test %",
+            "picked test %",
+            "lost points",
+        ],
         rows,
         f"{arguments.evaluations} measurements, workers: {workers}; seconds of the run: search, test values, front and report.",
     )

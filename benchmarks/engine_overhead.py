@@ -110,7 +110,15 @@ def main() -> None:
     first = memories[0]
     show(
         "What does the engine cost besides measuring, in time and in memory?",
-        ["genes", "candidates", "CPU ms a candidate", "wall ms a candidate", f"MB after {arguments.early}", "MB at the end", "ratio"],
+        [
+            "genes",
+            "candidates",
+            "CPU ms a candidate",
+            "wall ms a candidate",
+            f"MB after {arguments.early}",
+            "MB at the end",
+            "ratio",
+        ],
         [
             [
                 problem.space.n_genes,

@@ -39,7 +39,9 @@ Outputs = list[list[torch.Tensor]]
 def last_layers(problem: Problem, n: int = 6) -> Genomes:
     """All assignments of the last ``n`` layers, the others at the most bits."""
     space = problem.space
-    options = [[values - 1] if gene < space.n_genes - n else range(values) for gene, values in enumerate(space.cardinalities)]
+    options = [
+        [values - 1] if gene < space.n_genes - n else range(values) for gene, values in enumerate(space.cardinalities)
+    ]
     return np.stack(np.meshgrid(*options, indexing="ij"), axis=-1).reshape(-1, space.n_genes)
 
 
@@ -180,7 +182,16 @@ def main() -> None:
         )
     show(
         "How much faster is a population measured together than candidate by candidate?",
-        ["population", "candidates", "ratio", "bound", "reached", "against naive", "CPU ms a candidate", "bit-identical"],
+        [
+            "population",
+            "candidates",
+            "ratio",
+            "bound",
+            "reached",
+            "against naive",
+            "CPU ms a candidate",
+            "bit-identical",
+        ],
         rows,
         f"Medians and ranges of {arguments.rounds} rounds; 400 search images, 256 calibration images.",
     )

@@ -147,7 +147,18 @@ def main() -> None:
         )
     show(
         "How long does the exact front of digits_resnet over bits {2, 3, 4} take on one core?",
-        ["seed", "genomes", "search, CPU s", "test, CPU s", "front", "kB", "search KL", "test KL", "test accuracy", "float"],
+        [
+            "seed",
+            "genomes",
+            "search, CPU s",
+            "test, CPU s",
+            "front",
+            "kB",
+            "search KL",
+            "test KL",
+            "test accuracy",
+            "float",
+        ],
         rows,
     )
 

@@ -16,7 +16,9 @@ def show(question: str, columns: Sequence[str], rows: Sequence[Sequence[object]]
     """Prints the question, the table, remarks, the machine and the command."""
     cells = [list(map(str, row)) for row in [columns, *rows]]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells
+    ]
     rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
     print("", question, "", lines[0], rule, *lines[1:], "", *remarks, machine(), f"`{command()}`", sep="\n", flush=True)
 

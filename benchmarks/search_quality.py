@@ -111,12 +111,12 @@ def main() -> None:
     rows, remarks = [], []
     for table in arguments.tables:
         stored = Stored(Table.read(table_file(table)))
-        remarks.append(
-            f"Table {table}: front of {len(stored.oracle.losses)}, floor {stored.oracle.floor:.2g} nats."
-        )
+        remarks.append(f"Table {table}: front of {len(stored.oracle.losses)}, floor {stored.oracle.floor:.2g} nats.")
         for name, search in ARMS.items():
             judged = [judged_arm(stored, search, budget, range(arguments.seeds)) for budget in BUDGETS]
-            rows.append([table, name, *(spread(shares) for shares, _ in judged), *(spread(r, ".2f") for _, r in judged)])
+            rows.append(
+                [table, name, *(spread(shares) for shares, _ in judged), *(spread(r, ".2f") for _, r in judged)]
+            )
     show(
         "How much of the exact front of digits_resnet (bits {2, 3, 4}) does a search find?",
         [

@@ -67,7 +67,9 @@ def test_floor_is_at_least_a_ten_thousandth_of_a_nat() -> None:
 
 
 def test_floor_comes_from_the_smallest_loss_above_zero() -> None:
-    front = oracle(np.array([0.0, 1e-3]), np.array([0.0, 1e-3]), np.array([2, 1]), standard_errors=np.array([9.0, 0.01]))
+    front = oracle(
+        np.array([0.0, 1e-3]), np.array([0.0, 1e-3]), np.array([2, 1]), standard_errors=np.array([9.0, 0.01])
+    )
     assert front.floor == pytest.approx(0.02)
 
 

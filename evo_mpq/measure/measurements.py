@@ -63,4 +63,5 @@ class Measurements:
     @property
     def feasible(self) -> BoolVector:
         """``(n,)`` rows that succeeded and meet every constraint."""
-        return self.succeeded & np.all(self.violations <= 0, axis=1)
+        met: BoolVector = np.all(self.violations <= 0, axis=1)
+        return self.succeeded & met

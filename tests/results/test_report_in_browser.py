@@ -301,6 +301,19 @@ def test_dark_mode_follows_the_system(shared):
     assert report.problems() == []
 
 
+def test_axes_have_ticks_zoomed_and_not(shared):
+    report = shared()
+    texts = "[...document.querySelectorAll('#front .ytick text')].map((t) => t.textContent)"
+    written = report.run(texts)
+    assert set(written) <= {text for _, text, _ in report.data["axes"][0]["ticks"]} and len(written) > 2
+    report.run("void Plotly.relayout('front', {'yaxis.range[0]': -2.05, 'yaxis.range[1]': -2})")
+    report.wait("document.getElementById('front').layout.yaxis.tickmode === 'auto'")
+    report.wait(f"{texts}.length > 2")
+    report.run("void Plotly.relayout('front', {'yaxis.autorange': true})")
+    report.wait("document.getElementById('front').layout.yaxis.tickmode === 'array'")
+    assert report.run(texts) == written
+
+
 def test_permalinks_select_and_follow(opened):
     inputs = sample(n=150, refinements=8)
     ids = [member["id"] for member in inputs[0]["members"]]

@@ -394,7 +394,8 @@ def _axis(
 
 
 def _ticks(low: float, high: float) -> list[tuple[float, str, bool]]:
-    return [(tick, format_tick(tick), is_decade(tick)) for tick in decade_ticks(low, high)]
+    # plots reach a little farther than their points
+    return [(tick, format_tick(tick), is_decade(tick)) for tick in decade_ticks(low / 2, high * 2)]
 
 
 def _all_values(

@@ -1,0 +1,143 @@
+"""The house's rules on imports: upward only, each foreign library in one file, nothing heavy before it is needed."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+import evo_mpq
+
+PACKAGE = Path(evo_mpq.__file__).parent
+
+ORDER = (
+    ("errors", "typing"),
+    ("space",),
+    ("network",),
+    ("compress",),
+    ("measure",),
+    ("predict",),
+    ("optimize",),
+    ("results",),
+    ("config",),
+    ("plugins",),
+    ("problem",),
+    ("running",),
+    ("console",),
+    ("api",),
+    ("checking",),
+    ("cli",),
+    ("__init__",),
+)
+"""The rooms from top to bottom. A room may import from those above it, and from itself."""
+
+LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
+
+LEAVES = {"objectives": LEVEL["measure"], "search_spaces": -1}
+"""Rooms that nothing imports: they come by entry point or as files. The lowest level that each may import from."""
+
+FOREIGN = {
+    "pymoo": "optimize/nsga2.py",
+    "moocore": "optimize/pareto.py",
+    "optuna": "optimize/tuning.py",
+    "plotly": "results/report/page.py",
+    "pydantic": "config/settings.py",
+    "pydantic_core": "config/settings.py",
+    "yaml": "config/document.py",
+    "typer": "cli.py",
+}
+"""The one file that may import a library, so that its manners stop there."""
+
+NUMPY_ONLY = ("errors", "typing", "space")
+"""Rooms that need nothing but numpy, so that a space can be reasoned about without a network."""
+
+
+def modules() -> Iterator[tuple[str, ast.Module]]:
+    """Path within the package, and syntax tree, of every module; the links to leaves are followed."""
+    folders = [PACKAGE, *(PACKAGE / leaf for leaf in LEAVES)]
+    files = {path for folder in folders for path in folder.rglob("*.py")}
+    for path in sorted(files):
+        yield path.relative_to(PACKAGE).as_posix(), ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+MODULES = dict(modules())
+
+every_module = pytest.mark.parametrize("module", MODULES)
+
+
+def room_of(path: str) -> str:
+    """The folder or the module of the package that a file is, or lies in."""
+    return path.split("/")[0].removesuffix(".py")
+
+
+def imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Line and full name of everything that a module imports, wherever it does so, for types only included."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: say evo_mpq.…, not a path relative to the module"
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def own_rooms(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Line and room of what a module imports from this package; ``__init__`` is what the package itself offers."""
+    for line, name in imports(tree):
+        package, _, rest = name.partition(".")
+        if package == "evo_mpq":
+            room = rest.split(".")[0]
+            yield line, room if room in LEVEL or room in LEAVES else "__init__"
+
+
+def loaded_by(code: str) -> set[str]:
+    """Top-level modules in a new Python after it ran the code."""
+    code = f"{code}\nimport sys\nprint(*{{name.partition('.')[0] for name in sys.modules}})"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(answer.stdout.split())
+
+
+def test_every_room_has_its_place_in_the_order():
+    rooms = {room_of(path) for path in MODULES}
+    assert rooms <= LEVEL.keys() | LEAVES.keys(), "a new room needs a place in ORDER, and in docs/architecture.md"
+
+
+@every_module
+def test_imports_run_upward_only(module):
+    room = room_of(module)
+    lowest = LEAVES.get(room, LEVEL.get(room))
+    assert lowest is not None
+    downward = [
+        f"line {line} imports {other}"
+        for line, other in own_rooms(MODULES[module])
+        if other != room and (other in LEAVES or LEVEL[other] >= lowest + (room in LEAVES))
+    ]
+    assert not downward
+
+
+@pytest.mark.parametrize("library", FOREIGN)
+def test_a_foreign_library_is_imported_in_one_file(library):
+    importing = {path for path, tree in MODULES.items() if library in {name.split(".")[0] for _, name in imports(tree)}}
+    assert importing <= {FOREIGN[library]}
+
+
+@every_module
+def test_the_rooms_of_plain_values_need_nothing_but_numpy(module):
+    if room_of(module) not in NUMPY_ONLY:
+        pytest.skip("may import more")
+    foreign = {name.split(".")[0] for _, name in imports(MODULES[module])} - sys.stdlib_module_names
+    assert foreign <= {"evo_mpq", "numpy"}
+
+
+@pytest.mark.parametrize("code", ["import evo_mpq", "import evo_mpq.cli", "import evo_mpq.config"])
+def test_nothing_heavy_is_imported_before_it_is_needed(code):
+    heavy: Sequence[str] = ["torch", "pymoo", "moocore", "optuna", "plotly", "sklearn", "networkx"]
+    if code != "import evo_mpq.config":
+        heavy = [*heavy, "pydantic"]
+    assert not loaded_by(code) & set(heavy)
+
+
+def test_what_the_package_offers_can_be_seen_without_being_imported():
+    offered = loaded_by("import evo_mpq\nassert {'search', 'load', 'Run'} <= set(dir(evo_mpq)), dir(evo_mpq)")
+    assert "torch" not in offered
