@@ -44,13 +44,9 @@ def _settings_table(section: Schema, whole: Schema) -> str:
     rows = []
     for key, said in section["properties"].items():
         default = said.get("default")
-        shown = (
-            "required"
-            if key in section.get("required", ())
-            else _code(default)
-            if default not in (None, [], {})
-            else ""
-        )
+        shown = "" if default in (None, [], {}) else _code(default)
+        if key in section.get("required", ()):
+            shown = "required"
         choices = f"One of {', '.join(map(_code, said['enum']))}." if "enum" in said else ""
         meaning = said.get("description") or _followed(said, whole)["description"]
         rows.append((f"`{key}`", shown, f"{_text(meaning)} {choices}".strip()))

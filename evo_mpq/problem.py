@@ -102,6 +102,9 @@ class Problem:
             **said,
             "search": {key: value for key, value in said["search"].items() if key not in BUDGET_KEYS},
             "compute": {"device": DEVICE, "threads": self.settings.compute.threads},
+            # what the patterns came to: their order counts, and mappings are compared without it
+            "genes": {gene.name: [*gene.values] for gene in self.space.genes},
+            "fixed": {name: [policy.weight_bits, policy.activation_bits] for name, policy in self.space.fixed.items()},
             "fingerprints": {
                 "graph": self.network.graph.hash(),
                 "weights": self.network.weights_hash(),

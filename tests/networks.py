@@ -228,6 +228,11 @@ def samples(name: str, n: int, seed: int) -> list[tuple[Any, Any]]:
     return [(EXAMPLES[name].sample(generator), i % 3) for i in range(n)]
 
 
+def same_splits(data: list[tuple[Any, Any]]) -> Splits:
+    """The same samples in every split."""
+    return splits_from({"calibration": data, "search": data, "test": data}, 8)
+
+
 @cache
 def splits_of(name: str) -> Splits:
     """Small splits for a network; batches of 8."""

@@ -1,5 +1,7 @@
 """What may never lose data: kills, Ctrl-C, full disks, damaged files, two runs at once, code that changes."""
 
+from __future__ import annotations
+
 import json
 import os
 import random
@@ -12,6 +14,7 @@ import sys
 import time
 import traceback
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from small_runs import YAML, command, findings, front, run, write_project
@@ -36,9 +39,12 @@ SLOW_YAML = YAML + 'objectives: [kl_divergence, size, {kind: "my_objectives:slow
 class Child:
     """A command in a process of its own, forked so that nothing has to be imported again."""
 
+    alive_ones: ClassVar[list[Child]] = []
+
     def __init__(self, *words, file_bytes=None):
         self._reader, writer = os.pipe()
         self.pid = os.fork()
+        Child.alive_ones.append(self)
         if self.pid == 0:
             code = 1
             try:
@@ -57,6 +63,7 @@ class Child:
         """Exit code (negative: the signal that killed it) and what it printed."""
         with open(self._reader, encoding="utf-8") as pipe:
             text = pipe.read()
+        Child.alive_ones.remove(self)
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1]), text
 
     def send(self, number):
@@ -65,6 +72,14 @@ class Child:
     @property
     def alive(self):
         return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+
+
+@pytest.fixture(autouse=True)
+def no_child_outlives_its_test():
+    yield
+    for child in list(Child.alive_ones):
+        child.send(signal.SIGKILL)
+        child.end()
 
 
 def size_of(path):
@@ -181,7 +196,7 @@ def test_ctrl_c_before_anything_is_measured_ends_at_once(tmp_path):
 
 def test_a_second_ctrl_c_does_not_wait_for_the_measurement_in_hand(project, uninterrupted):
     yaml, out = project
-    hanging = SLOW.replace("time.sleep(0.02)", "time.sleep(0.02 if candidate.layers[0].weight_bits < 8 else 600)")
+    hanging = SLOW.replace("time.sleep(0.02)", "time.sleep(0.02 if candidate.layers[0].weight_bits != 8 else 600)")
     yaml.with_name("my_objectives.py").write_text(hanging)
     child = Child("run", yaml, "--out", out, "--quiet")
     wait_until(lambda: '"asked"' in (out / "journal").read_text() if (out / "journal").exists() else False, child)
@@ -228,15 +243,12 @@ def test_a_full_disk_ends_with_a_clear_error_and_the_run_can_be_resumed(project,
 def test_a_journal_with_random_bytes_at_its_end_resumes(project, uninterrupted, seed):
     yaml, out = project
     chance = random.Random(seed)
-    run(yaml, out, "--set", "search.evaluations=12")
-    journal = (out / "journal").read_bytes()
-    (out / "journal").write_bytes(
-        journal[: -chance.randrange(len(journal) // 2)] + chance.randbytes(chance.randrange(300))
-    )
     run(yaml, out)
-    assert {member["id"] for member in front(out)["members"]} == {
-        member["id"] for member in uninterrupted[0]["members"]
-    }
+    journal = (out / "journal").read_bytes()
+    kept = journal[: chance.randrange(1000, len(journal))]
+    (out / "journal").write_bytes(kept + chance.randbytes(chance.randrange(300)))
+    run(yaml, out)
+    assert findings(out) == uninterrupted[0]
 
 
 def test_a_journal_that_is_damaged_in_the_middle_is_refused_with_the_offset(project):

@@ -27,9 +27,9 @@ def test_the_notebook_runs_and_shows_how_far_it_is(tmp_path):
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     (search,) = [cell for cell in code if "evo_mpq.search" in cell.source]
     assert re.search(r"measured \d+ of 30", shown(search))
-    size, accuracy, expected = re.match(
-        r"([\d,]+) bytes, test accuracy (\S+); shown was (\S+)", shown(code[-1])
-    ).groups()
+    said = re.match(r"([\d,]+) bytes, test accuracy (\S+); shown was (\S+)", shown(code[-1]))
+    assert said, shown(code[-1])
+    size, accuracy, expected = said.groups()
     assert accuracy == expected
     assert (tmp_path / "small.safetensors").stat().st_size == int(size.replace(",", ""))
 
@@ -37,6 +37,5 @@ def test_the_notebook_runs_and_shows_how_far_it_is(tmp_path):
 def test_the_notebook_holds_nothing_of_the_machine_that_it_was_made_on():
     text = NOTEBOOK.read_text(encoding="utf-8")
     assert not re.search(r"(?<![\w.])/(?:home|tmp|root|work|Users)\b", text)
-    assert all(
-        output["output_type"] != "error" for cell in json.loads(text)["cells"] for output in cell.get("outputs", [])
-    )
+    outputs = [output for cell in json.loads(text)["cells"] for output in cell.get("outputs", [])]
+    assert all(output["output_type"] != "error" for output in outputs)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from networks import ALL, module_of, network_of, samples
+from networks import ALL, module_of, network_of, same_splits, samples
 from torch import nn
 
 from evo_mpq.compress import calibration
@@ -145,7 +145,7 @@ class Sliced(nn.Module):
 @pytest.mark.parametrize(("rows", "columns", "has_gram"), [(6, 5, False), (4, 8, True)])
 def test_a_weight_that_is_read_in_part_is_quantized_all_the_same(rows: int, columns: int, has_gram: bool) -> None:
     data = [(torch.randn(8), 0) for _ in range(6)]
-    network = trace_network(Sliced(rows, columns), splits_from(dict.fromkeys(("calibration", "search", "test"), data)))
+    network = trace_network(Sliced(rows, columns), same_splits(data))
     compressor = Compressor(network, edges=None)
     assert ("weight" in compressor.statistics.grams) is has_gram
     (layer, _) = network.layers

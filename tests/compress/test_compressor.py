@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from networks import ALL, compressor_of, module_of, network_of, outputs_of, random_policies, splits_of
+from networks import ALL, compressor_of, module_of, network_of, outputs_of, random_policies, same_splits, splits_of
 from torch import nn
 from torch.nn import functional
 
@@ -118,7 +118,7 @@ def test_bits_of_an_embeddings_input_mean_nothing() -> None:
     assert [layer.quantizes_input for layer in network.layers] == [True, True]  # the head reads the same weight
     only = trace_network(
         nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 2)),
-        splits_from(dict.fromkeys(("calibration", "search", "test"), [(torch.tensor([i % 5]), 0) for i in range(8)])),
+        same_splits([(torch.tensor([i % 5]), 0) for i in range(8)]),
     )
     compressor = Compressor(only, edges=None)
     plain, other = (
@@ -233,7 +233,7 @@ class Unbounded(nn.Module):
 
 def test_an_edge_that_holds_infinity_is_told_with_what_to_do() -> None:
     data = [(torch.randn(4, generator=torch.Generator().manual_seed(i)), 0) for i in range(8)]
-    network = trace_network(Unbounded(), splits_from(dict.fromkeys(("calibration", "search", "test"), data)))
+    network = trace_network(Unbounded(), same_splits(data))
     with pytest.raises(NetworkError, match="edges: none"):
         Compressor(network, edges=8)
     outputs = Compressor(network, edges=None).apply(Policy.uniform(names_of(network), 4, 8))(

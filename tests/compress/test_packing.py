@@ -23,6 +23,7 @@ from networks import (
     network_of,
     outputs_of,
     random_policies,
+    same_splits,
     untrained,
 )
 from torch import nn
@@ -32,7 +33,6 @@ from evo_mpq.compress.packing import header_bytes, pack_bits, read_packed, unpac
 from evo_mpq.compress.state import CompressedState
 from evo_mpq.errors import PackedFileError
 from evo_mpq.network.network import trace_network
-from evo_mpq.network.splits import splits_from
 from evo_mpq.space.policy import LayerPolicy, Policy
 
 SETTINGS: list[dict[str, Any]] = [
@@ -145,7 +145,7 @@ def test_everything_in_a_file_is_counted() -> None:
     # By hand, for a network of two Linear layers (6 x 4 weights and 6 biases, 2 x 6 and 2) and no other tensor.
     module = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
     data = [(torch.randn(4), 0) for _ in range(8)]
-    network = trace_network(module, splits_from(dict.fromkeys(("calibration", "search", "test"), data)))
+    network = trace_network(module, same_splits(data))
     policy = Policy({"0": LayerPolicy(3, 4), "2": LayerPolicy(32, 32)})
     compressor = Compressor(network)
     first = 24 * 3 // 8 + (1 + 2 * 6) + 5 + 2 * (1 + 2 * 6)  # codes, scales, the input's grid, the affine
@@ -319,7 +319,7 @@ def test_a_network_that_is_called_by_a_function_needs_it_again() -> None:
     data = [({"signals": torch.randn(3, 10), "other": torch.randn(1)}, 0) for _ in range(8)]
     network = trace_network(
         untrained("signals").eval(),
-        splits_from(dict.fromkeys(("calibration", "search", "test"), data)),
+        same_splits(data),
         forward=first_of_pair,
         forward_name="my_nets:first_of_pair",
     )

@@ -717,9 +717,10 @@ function drawParallel() {
   const svg = el("svg:svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Parallel coordinates of ${count} members on ${data.parallel.length} objectives.` });
   const opacity = count > 120 ? 0.45 : 0.75;
   for (let i = 0; i < count; i += 1) {
-    const d = data.parallel.map((axis, k) => (axis.heights[i] === null ? "" : `${k && axis.heights[i - 0] !== null ? "L" : "M"}${across(k)},${down(axis.heights[i])}`)).join("");
+    const d = data.parallel.map((axis, k) => [across(k), axis.heights[i]]).filter(([, h]) => h !== null)
+      .map(([x, h], at) => `${at ? "L" : "M"}${x},${down(h)}`).join("");
     svg.append(el("svg:path", {
-      d: d.replace(/^L/, "M"), "data-member": i, class: inside(i) ? "" : "outside",
+      d, "data-member": i, class: inside(i) ? "" : "outside",
       style: `stroke:${viridis(0.92 * (1 - (data.parallel[0].heights[i] ?? 0)))};opacity:${opacity}`,
     }));
   }
