@@ -13,7 +13,8 @@ TESTABLE := $(VENV)/testable
 INSTALL := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check --no-compile -c constraints.txt
 
 # Everything in benchmarks/ that can be run, besides what makes the tables.
-BENCHMARKS := $(filter-out exact_front,$(basename $(notdir $(shell grep -l '^if __name__ == .__main__.:' benchmarks/*.py))))
+RUNNING := $(shell grep -l '^if __name__ == .__main__.:' benchmarks/*.py)
+BENCHMARKS := $(filter-out exact_front,$(basename $(notdir $(RUNNING))))
 TABLE := benchmarks/tables/digits_resnet_234_seed0.npz
 
 .PHONY: help demo test test-all lint bench bench-tables

@@ -1,9 +1,9 @@
 """Evolutionary search of the measured Pareto front of compressed neural networks.
 
-    import evo_mpq
-    run = evo_mpq.search(model, calibration=..., search=..., test=..., evaluations=400)
-    run.export(run.pick("size<=40kB"), out="small.safetensors")
-    module = evo_mpq.load("small.safetensors", model)
+>>> import evo_mpq
+>>> run = evo_mpq.search(model, calibration=..., search=..., test=..., evaluations=400)  # doctest: +SKIP
+>>> run.export(run.pick("size<=40kB"), out="small.safetensors")  # doctest: +SKIP
+>>> module = evo_mpq.load("small.safetensors", model)  # doctest: +SKIP
 """
 
 from typing import TYPE_CHECKING, Any

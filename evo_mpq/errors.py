@@ -6,8 +6,11 @@ shows its traceback.
 
 from __future__ import annotations
 
+import sysconfig
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 
@@ -77,6 +80,21 @@ class RunError(EvoMpqError):
 
 class PackedFileError(EvoMpqError):
     """A packed file is damaged, or does not belong to the network it is loaded into."""
+
+
+def user_frame(error: BaseException) -> str:
+    """`` (file, line n)`` of the innermost frame in a user's own file; nothing where there is none.
+
+    Own is what belongs neither to Python, nor to an installed package, nor to evo-mpq.
+    """
+    foreign = [sysconfig.get_path(key) for key in ("stdlib", "purelib", "platlib")]
+    foreign += [str(folder) for folder in (Path(__file__).parent, (Path(__file__).parent / "objectives").resolve())]
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename).is_file() and not frame.filename.startswith(tuple(foreign))
+    ]
+    return f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
 
 
 class Mistakes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +41,9 @@ DEVICE = "cpu"
 """What ``auto`` means, and the only device that this version measures on."""
 
 _MOST_CALIBRATION_SAMPLES = 1024
+
+_NAMING = ("objectives", "metrics")
+"""Keys of the settings that name what constraints may bound."""
 
 
 def _silent(done: int, total: int, message: str) -> None:
@@ -134,8 +137,8 @@ def mistakes_behind(values: Mapping[str, Any], base: Path, progress: ReportProgr
     """What is wrong behind the mistakes of a YAML: what `build_problem` would find once these are put right.
 
     Args:
-        values: what the YAML says. Of sections that are wrong by themselves the defaults are taken; without a
-            model and data that are right nothing can be said.
+        values: what the YAML says. Of what is wrong by itself the defaults are taken; without a model and data that
+            are right nothing can be said.
         base: the folder that the user's modules and files are looked for in.
         progress: told about steps that may take long.
     """
@@ -145,17 +148,35 @@ def mistakes_behind(values: Mapping[str, Any], base: Path, progress: ReportProgr
             settings = validate(right)
             break
         except ConfigError as error:
-            wrong = {mistake.path[0] for mistake in error.mistakes if mistake.path}
-        if not wrong & set(right) or wrong & {"model", "data"}:
+            rest = _without(right, error.mistakes)
+        if rest == right or not {"model", "data"} <= rest.keys():
             return []
-        if wrong & {"objectives", "metrics"}:
-            wrong.add("constraints")  # they may bound what is left out
-        right = {key: value for key, value in right.items() if key not in wrong}
-    try:
-        build_problem(settings, base, progress)
-    except ConfigError as error:
-        return list(error.mistakes)
-    return []
+        right = rest
+    mistakes = Mistakes()
+    with mistakes.about():
+        _refuse_accelerators(settings)
+    with mistakes.about():
+        build_problem(validate(_without(right, mistakes.found)), base, progress)
+    # "nothing to search" may be a consequence of options that were left out
+    return [mistake for mistake in mistakes.found if mistake.path != ("space",) or right == values]
+
+
+def _without(values: Mapping[str, Any], mistakes: Iterable[Mistake]) -> dict[str, Any]:
+    """The values without what mistakes are about: single rules of the space, otherwise whole sections."""
+    right = dict(values)
+    for mistake in mistakes:
+        match mistake.path:
+            case ("space", "layers", str(pattern), *_) if isinstance(right.get("space"), Mapping):
+                space = right["space"]
+                # layers whose options are left out may be tied to others that have theirs
+                right["space"] = {**space, "layers": {**space["layers"], pattern: {}}, "tie": []}
+            case ("space", ("defaults" | "tie") as key, *_) if isinstance(right.get("space"), Mapping):
+                right["space"] = {name: rule for name, rule in right["space"].items() if name not in (key, "tie")}
+            case ("objectives" | "metrics", *_):
+                right = {key: section for key, section in right.items() if key not in (*_NAMING, "constraints")}
+            case (key, *_):
+                right.pop(str(key), None)
+    return right
 
 
 @contextmanager
@@ -182,22 +203,16 @@ def _build(settings: Settings, base: Path | None, progress: ReportProgress) -> P
         _refuse_accelerators(settings)
     with mistakes.about():
         _refuse_trained_samples(settings, base)
-    mistakes.check()
-    progress(0, 0, "loading data and network")
-    with mistakes.about("data"):
-        data = _load_data(settings, base)
+    mistakes.check()  # nothing needs to be loaded to tell these
     with mistakes.about("objectives"):
         quantities = read_quantities(settings, base)
-    with mistakes.about("model", "forward"):
-        forward = plugins.resolve(settings.model.forward, "models", base, ("model", "forward"))
-    with mistakes.about("model"):
-        module, model_object = _load_model(settings, base, progress)
+    loaded = _load(settings, base, progress, mistakes)
+    if loaded is not None:
+        with mistakes.about("space"):
+            space = _space(settings, loaded.network)
     mistakes.check()
-    progress(0, 0, "tracing the network")
-    with mistakes.about("model"):
-        network = _trace(settings, module, data.splits, forward)
-    mistakes.check()
-    space = _space(settings, network)
+    assert loaded is not None, "something that was not loaded is a mistake"
+    network = loaded.network
     progress(0, 0, "calibrating")
     with mistakes.about("model"):
         compressor = _compressor(settings, network, space)
@@ -210,9 +225,36 @@ def _build(settings: Settings, base: Path | None, progress: ReportProgress) -> P
         space,
         compressor,
         quantities.probed(Candidate(middle_policy(space), compressor)),
-        (*data.notes, *_notes(network)),
-        (model_object, forward, *data.objects, *quantities.sources),
+        (*loaded.notes, *_notes(network)),
+        (*loaded.objects, *quantities.sources),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Loaded:
+    """The network on its data, what is to be told about them, and the user's objects behind them."""
+
+    network: Network
+    notes: tuple[str, ...]
+    objects: tuple[Any, ...]
+
+
+def _load(settings: Settings, base: Path | None, progress: ReportProgress, mistakes: Mistakes) -> _Loaded | None:
+    """The traced network with its data; None, and mistakes, where one of them is wrong."""
+    before = len(mistakes.found)
+    progress(0, 0, "loading data and network")
+    with mistakes.about("data"):
+        splits, notes, data_objects = _load_data(settings, base)
+    with mistakes.about("model", "forward"):
+        forward = plugins.resolve(settings.model.forward, "models", base, ("model", "forward"))
+    with mistakes.about("model"):
+        module, model_object = _load_model(settings, base, progress)
+    if len(mistakes.found) == before:
+        progress(0, 0, "tracing the network")
+        with mistakes.about("model"):
+            network = _trace(settings, module, splits, forward)
+            return _Loaded(network, notes, (model_object, forward, *data_objects))
+    return None
 
 
 def _refuse_accelerators(settings: Settings) -> None:
@@ -240,16 +282,8 @@ def _refuse_trained_samples(settings: Settings, base: Path | None) -> None:
         raise ConfigError([Mistake(("data", "seed") if "seed" in data.options else ("model", "seed"), message)])
 
 
-@dataclass(frozen=True, eq=False)
-class _Data:
+def _load_data(settings: Settings, base: Path | None) -> tuple[Splits, tuple[str, ...], tuple[Any, ...]]:
     """The splits, what is to be told about them, and the user's objects behind them."""
-
-    splits: Splits
-    notes: tuple[str, ...]
-    objects: tuple[Any, ...]
-
-
-def _load_data(settings: Settings, base: Path | None) -> _Data:
     kind = plugins.resolve(settings.data.kind, "data", base, ("data", "kind"))
     if isinstance(kind, Mapping):
         _refuse_options(settings.data.options, settings.data.kind, "data")
@@ -265,7 +299,7 @@ def _load_data(settings: Settings, base: Path | None) -> _Data:
             keys=("batch_size",),
         )
     splits, notes = checked_splits(given, settings.data.batch_size)
-    return _Data(splits, notes, (kind, *(split.dataset for split in splits.present)))
+    return splits, notes, (kind, *(split.dataset for split in splits.present))
 
 
 def _load_model(settings: Settings, base: Path | None, progress: ReportProgress) -> tuple[nn.Module, Any]:

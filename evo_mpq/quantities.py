@@ -115,12 +115,20 @@ def _same(entry: ObjectiveSettings, other: ObjectiveSettings) -> bool:
 
 
 def _quantity(entry: ObjectiveSettings, base: Path | None, path: EntryPath) -> Quantity:
-    source = plugins.resolve(entry.kind, "objectives", base, (*path, "kind"))
+    source, options = plugins.resolve(entry.kind, "objectives", base, (*path, "kind")), entry.options
+    if isinstance(source, type):
+        source = plugins.call_factory(
+            source,
+            options,
+            kind=entry.kind,
+            key_path=path,
+            base=base,
+            offered={"base": base},
+            keys=("name", "unit", "direction"),
+        )
+        options = {}
     try:
-        with plugins.importable(base):
-            return as_quantity(
-                source, name=entry.name, unit=entry.unit, direction=entry.direction, options=entry.options
-            )
+        return as_quantity(source, name=entry.name, unit=entry.unit, direction=entry.direction, options=options)
     except ConfigError as error:
         raise ConfigError([Mistake((*path, *mistake.path), mistake.message) for mistake in error.mistakes]) from error
 

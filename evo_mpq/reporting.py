@@ -64,10 +64,11 @@ def front_of(problem: Problem, journal: Journal, result: Result, *, finished: bo
         problem: that was searched.
         journal: what was measured.
         result: of the search, for its hypervolume.
-        finished: whether the budget was spent and the test split shown.
+        finished: whether the budget was spent and the test split shown; until then there are no test values, not
+            even of members that an earlier budget ended with.
     """
     genomes, values = measured_rows(problem, journal)
-    shown: list[GenomeKey | None] = [None, *(tuple(genome) for genome in genomes.tolist())]
+    shown: list[GenomeKey | None] = [None, *(tuple(genome) for genome in genomes.tolist())] if finished else []
     reference = journal.reference()
     return build_front(
         space=problem.space,

@@ -164,8 +164,8 @@ def test_ctrl_c_keeps_everything_and_prints_the_command_that_goes_on(project, un
     assert not document["finished"] and document["members"] and (out / "report.html").exists()
     assert all(value["value"] is None for member in document["members"] for value in member["test"].values())
     assert "interrupted: " in (out / "log.txt").read_text()
-    resuming = shlex.split(re.search(r"Go on with:\n  evo-mpq (.*)", text)[1])
-    assert command(*resuming).exit_code == 0
+    resuming = re.search(r"Go on with:\n  evo-mpq (.*)", text)
+    assert resuming and command(*shlex.split(resuming[1])).exit_code == 0
     assert findings(out) == uninterrupted[0] and measured_once(out)
 
 

@@ -79,7 +79,7 @@ def give(command):
         runpy.run_path(words[0], run_name="__main__")
     elif words[1].removeprefix("runs/") in packaged_spaces():
         name, *arguments = words
-        group = typer.main.get_command(app)
+        group = typer.main.get_group(app)
         group.commands[name].make_context(name, arguments)
     else:
         assert program == "evo-mpq"

@@ -48,8 +48,10 @@ def test_every_number_of_the_front_is_what_a_measurement_gave(finished):
     journal = RunDirectory(out).read_journal()
     for member in front(out)["members"]:
         row = journal.known(tuple(member["genome"]))
+        assert row is not None
         assert [member["search"]["kl_divergence"], member["search"]["size"]] == row.values[:2]
         held_out = journal.held_out(tuple(member["genome"]))
+        assert held_out is not None
         assert member["test"]["kl_divergence"]["value"] == held_out.intervals["kl_divergence"].value
         assert member["test"]["accuracy"]["low"] <= member["test"]["accuracy"]["value"]
 

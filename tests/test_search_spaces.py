@@ -56,7 +56,7 @@ def test_no_image_of_the_search_or_test_split_was_trained_on(name):
 @every_space
 def test_it_builds_the_genes_that_its_name_promises(name):
     problem = build_problem(load(SPACES[name], [QUICK]).settings, SPACES[name].parent)
-    values = {"weight_bits": {(2, 3, 4, 5, 6, 7, 8)}}
+    values: dict[str, set[tuple[int, ...]]] = {"weight_bits": {(2, 3, 4, 5, 6, 7, 8)}}
     if name.endswith("_activations"):
         values["activation_bits"] = {(4, 8)}
     found = {kind: {gene.values for gene in problem.space.genes if gene.kind == kind} for kind in values}

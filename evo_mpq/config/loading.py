@@ -70,7 +70,7 @@ def load(
     for check in (_missing_files, *checks):
         mistakes += check(document.values, folder)
     if mistakes and deeper is not None:
-        mistakes += deeper(document.values, folder)
+        mistakes += [mistake for mistake in deeper(document.values, folder) if mistake not in mistakes]
     if mistakes or settings is None:
         raise document.error(_without_echoes(mistakes))
     return Config(settings, document, folder)

@@ -9,6 +9,7 @@ import pickle
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -105,6 +106,7 @@ def _start_worker(payload: bytes, parent: int, threads: int) -> None:
     global _worker
     threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent finishes the chunk
+    warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # torch warns of its own unpickling
     torch.set_num_threads(threads)
     try:
         given: _Payload = pickle.loads(payload)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from evo_mpq.errors import EvoMpqError, NetworkError
+from evo_mpq.errors import EvoMpqError, NetworkError, user_frame
 from evo_mpq.network.calling import Forward, default_forward, select_output, tensors_of
 from evo_mpq.network.graph import Graph, run
 from evo_mpq.network.layers import Layer, count_macs, find_edges, find_layers
@@ -221,8 +221,8 @@ def _run_on_data(module: nn.Module, inputs: Any, forward: Forward, output: str |
     except Exception as error:
         raise NetworkError(
             f"The network rejects its own data: a batch with inputs of shape {shapes} gives "
-            f"{type(error).__name__}: {error}. Check what `data:` returns against what the network expects; "
-            '`model: {forward: "my_nets:call"}` can adapt one to the other.'
+            f"{type(error).__name__}: {error}{user_frame(error)}. Check what `data:` returns against what the network "
+            'expects; `model: {forward: "my_nets:call"}` can adapt one to the other.'
         ) from error
     chosen = select_output(outputs, output)
     n_samples = tensors[0].shape[0]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sysconfig
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -16,7 +14,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, default_collate
 
-from evo_mpq.errors import DataError, EvoMpqError
+from evo_mpq.errors import DataError, EvoMpqError, user_frame
 
 CACHE_BYTES = 1 << 30
 """Below this size a split is kept in memory once it was read."""
@@ -180,7 +178,7 @@ class Split:
         except Exception as error:
             raise DataError(
                 f"Sample {i} of the {self.name} split cannot be read: {type(error).__name__}: {error}"
-                f"{_user_frame(error)}."
+                f"{user_frame(error)}."
             ) from error
         if not isinstance(sample, tuple | list) or len(sample) != 2:
             raise DataError(
@@ -483,11 +481,3 @@ def _describe(value: Any) -> str:
     if isinstance(value, type):
         return f"the class {value.__name__}"
     return f"a {type(value).__name__}"
-
-
-def _user_frame(error: BaseException) -> str:
-    """Where the user's dataset raised, without frames of the standard library and of installed packages."""
-    installed = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
-    frames = traceback.extract_tb(error.__traceback__)[1:]
-    own = [frame for frame in frames if not frame.filename.startswith(installed)]
-    return f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""

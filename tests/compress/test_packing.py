@@ -174,22 +174,15 @@ def test_a_loaded_file_gives_the_same_outputs_to_the_bit_whatever_weights_the_mo
 
 
 @pytest.mark.parametrize(
-    "how",
-    [
-        lambda module: module.to(memory_format=torch.channels_last),
-        lambda module: module.half(),
-        lambda module: module.train(),
-    ],
-    ids=["channels last", "half", "training"],
+    "how", [lambda module: module.to(memory_format=torch.channels_last), nn.Module.half], ids=["channels last", "half"]
 )
-def test_the_modules_type_layout_and_mode_do_not_matter(how: Callable[[nn.Module], nn.Module]) -> None:
+def test_the_modules_type_and_layout_do_not_matter(how: Callable[[nn.Module], nn.Module]) -> None:
     compressor = compressor_of("convolutions", edges=None)
     split = network_of("convolutions").splits.search
-    for policy in (mixed("convolutions"), Policy.uniform(mixed("convolutions").layers)):
-        module = compressor.apply(policy)
-        loaded = load_packed(compressor.pack(module), "file", how(untrained("convolutions")))
-        for a, b in zip(outputs_of(module, split), outputs_of(loaded, split), strict=True):
-            assert torch.equal(a, b)
+    module = compressor.apply(mixed("convolutions"))
+    loaded = load_packed(compressor.pack(module), "file", how(untrained("convolutions")))
+    for a, b in zip(outputs_of(module, split), outputs_of(loaded, split), strict=True):
+        assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("name", ["signals", "tied_tokens"])
