@@ -194,7 +194,7 @@ def search(
     constraints: Sequence[str] = (),
     metrics: Sequence[Any] | None = None,
     algorithm: str = "nsga2",
-    population: int = 40,
+    population: int | None = None,
     evaluations: int | None = None,
     minutes: float | None = None,
     stall: int | None = None,
@@ -224,7 +224,7 @@ def search(
         constraints: such as ``"accuracy >= 0.95"``.
         metrics: reported on the test split besides.
         algorithm: ``"nsga2"``, ``"random"`` or ``"exhaustive"``.
-        population: candidates per generation.
+        population: candidates per generation; default: 10, and 20 for three or more objectives.
         evaluations: measurements in all; 400 where nothing else ends the search.
         minutes: wall-clock time.
         stall: generations without progress after which to stop.

@@ -72,7 +72,13 @@ class ConsoleReporter:
     def search(self, progress: SearchProgress) -> None:
         """The search itself."""
         message = f"generation {progress.generation}"
-        self._show(message, progress.measured, progress.evaluations, _search_detail(progress), always=False)
+        self._show(
+            message,
+            progress.measured,
+            progress.evaluations,
+            _search_detail(progress),
+            always=message != self._last_message,
+        )
         self._last_message = message
 
     def note(self, message: str) -> None:

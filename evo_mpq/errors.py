@@ -109,6 +109,7 @@ class Mistakes:
 
     def __init__(self) -> None:
         self.found: list[Mistake] = []
+        self._causes: list[EvoMpqError] = []
 
     def add(self, path: Sequence[str | int], message: str) -> None:
         """One more mistake, at a key path."""
@@ -120,8 +121,10 @@ class Mistakes:
         try:
             yield
         except ConfigError as error:
+            self._causes.append(error)
             self.found += [mistake if mistake.path else Mistake(path, mistake.message) for mistake in error.mistakes]
         except EvoMpqError as error:
+            self._causes.append(error)
             self.add(path, str(error))
 
     def check(self) -> None:
@@ -130,5 +133,8 @@ class Mistakes:
         Raises:
             ConfigError: with all mistakes so far.
         """
-        if self.found:
-            raise ConfigError(self.found)
+        if not self.found:
+            return
+        if len(self._causes) > 1:
+            raise ConfigError(self.found) from ExceptionGroup("several mistakes", self._causes)
+        raise ConfigError(self.found) from next(iter(self._causes), None)

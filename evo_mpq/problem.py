@@ -174,6 +174,8 @@ def _without(values: Mapping[str, Any], mistakes: Iterable[Mistake]) -> dict[str
                 right["space"] = {name: rule for name, rule in right["space"].items() if name not in (key, "tie")}
             case ("objectives" | "metrics", *_):
                 right = {key: section for key, section in right.items() if key not in (*_NAMING, "constraints")}
+            case ("search" | "compute" as key, str(inner), *_) if isinstance(right.get(key), Mapping):
+                right[key] = {name: value for name, value in right[key].items() if name != inner}
             case (key, *_):
                 right.pop(str(key), None)
     return right

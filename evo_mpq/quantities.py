@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from evo_mpq import plugins
 from evo_mpq.config import ObjectiveSettings, Settings, did_you_mean
 from evo_mpq.errors import ConfigError, Mistake, Mistakes
-from evo_mpq.measure.bounds import parse_bound
+from evo_mpq.measure.bounds import bounded_name, parse_bound
 from evo_mpq.measure.candidate import Candidate
 from evo_mpq.measure.objectives import Constraint, Quantity, as_quantity, probe, unique_names
 
@@ -154,7 +154,7 @@ def _constraints(texts: Sequence[str], known: Sequence[Quantity], mistakes: Mist
     constraints = []
     for i, text in enumerate(texts):
         with mistakes.about("constraints", i):
-            name = parse_bound(text).name
+            name = bounded_name(text)
             if name not in by_name and not complete and name not in plugins.available("objectives"):
                 continue
             quantity = by_name.setdefault(name, by_name.get(name) or _bounded(name, by_name))

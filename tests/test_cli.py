@@ -7,8 +7,10 @@ import math
 import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -72,16 +74,20 @@ AS_IT_IS = ("", "")
 
 MISTAKES = [
     mistake("unknown key", ("population: 6", "populaton: 6"), "4:10: search.populaton: .*did you mean population"),
-    mistake("duplicate key", ("evaluations: 24}", "evaluations: 24, population: 7}"), "4:41: search.population: "),
+    mistake(
+        "duplicate key",
+        ("evaluations: 24}", "evaluations: 24, population: 7}"),
+        "4:42: search.population: is given twice",
+    ),
     mistake("wrong type", ("evaluations: 24", "evaluations: many"), "4:38: search.evaluations: must be a whole number"),
-    mistake("repeated option", ("[2, 3, 4, 8]", "[2, 3, 2]"), r"3:43: space.defaults.weight_bits\[2\]: 2 is repeated"),
-    mistake("illegal value", ("[2, 3, 4, 8]", "[2, 9]"), r"3:40: space.defaults.weight_bits\[1\]: "),
+    mistake("repeated option", ("[2, 3, 4, 8]", "[2, 3, 2]"), r"3:40: space.defaults.weight_bits\[2\]: 2 is repeated"),
+    mistake("illegal value", ("[2, 3, 4, 8]", "[2, 9]"), r"3:37: space.defaults.weight_bits\[1\]: "),
     mistake("illegal name", section("name: a/b"), "4:7: name: "),
     mistake(
         "no layer", ("8]}}", "8]}, layers: {frist: {weight_bits: 8}}}"), '3:57: space.layers.frist: matches no.*"first"'
     ),
     mistake("no choice", ("[2, 3, 4, 8]", "[8]"), "3:1: space: nothing to search"),
-    mistake("tie", ("8]}}", '8]}, tie: ["x*"]}'), r"3:56: space.tie\[0\]: matches no layer"),
+    mistake("tie", ("8]}}", '8]}, tie: ["x*"]}'), r"3:54: space.tie\[0\]: matches no layer"),
     mistake("no module", ("my_nets:build", "my_netz:build"), "1:15: model.kind: there is no module my_netz .*my_nets"),
     mistake("no function", ("my_nets:build", "my_nets:biuld"), '1:15: model.kind: .* has no "biuld" .*build'),
     mistake("module raises", AS_IT_IS, r"1:15: .*No module named 'torhc' \(my_nets.py:1\)", my_nets="import torhc\n"),
@@ -347,7 +353,7 @@ def test_report_writes_the_same_front_and_report_anew_and_prints_the_front(finis
 
 
 def test_an_exported_file_is_as_long_as_the_size_objective_and_a_policy_is_json(finished, tmp_path):
-    for member in front(finished / "out")["members"]:
+    for member in front(finished / "out")["members"][::5]:
         file = tmp_path / f"{member['id']}.safetensors"
         result = command("export", finished / "out", "--pick", member["id"], "--out", file)
         assert result.exit_code == 0 and f"point {member['id']}" in result.stdout
@@ -424,17 +430,20 @@ def test_the_yaml_may_lie_elsewhere_than_the_modules(finished, tmp_path):
 
 def test_a_front_with_many_points_is_shown_by_some_of_them_and_brackets_in_names_are_kept(finished, capsys):
     few = Front.from_json(front(finished / "out"))
-    member = few.members[0]
     members = tuple(
-        SimpleNamespace(id=f"{i:08x}", search={"kl_divergence": 1.0 / (1 + i), "size": 1.0 + i}, test={"[bold]x": None})
+        replace(
+            few.members[0],
+            id=f"{i:08x}",
+            search={"kl_divergence": 2.0 ** -min(i, 3), "size": 1000.0 + i},
+            test={"[bold]x": None},
+        )
         for i in range(100)
     )
-    many = Front(**{**vars(few), "members": members, "knee": members[3]})
-    print_front(many)
+    print_front(replace(few, members=members))
     printed = capsys.readouterr().out
     assert "100 points on the front" in printed and "shown here" in printed
     assert "00000003 knee" in printed and "test [bold]x" in printed and f"{99:08x}" in printed
-    assert len(printed.splitlines()) < 35 and member.id not in printed
+    assert len(printed.splitlines()) < 35
 
 
 # list, init, schema, help and completion
@@ -529,9 +538,10 @@ def test_completion_offers_what_exists(finished, tmp_path, monkeypatch):
     assert {"digits_resnet", "digits_vit"} <= set(complete_space("digits")) and complete_space("mi") == ["mine.yaml"]
     assert complete_directory("ru") == ["runs/tiny"] and complete_directory("x") == []
     ids = [member["id"] for member in front(Path("runs/tiny"))["members"]]
-    context = SimpleNamespace(params={"directory": Path("runs/tiny")})
-    assert complete_pick(context, "") == ["knee", *ids] and complete_pick(context, ids[0][:7]) == [ids[0]]
-    assert complete_pick(SimpleNamespace(params={}), "k") == ["knee"]
+    typed: Any = SimpleNamespace(params={"directory": Path("runs/tiny")})
+    nothing: Any = SimpleNamespace(params={})
+    assert complete_pick(typed, "") == ["knee", *ids] and complete_pick(typed, ids[0][:7]) == [ids[0]]
+    assert complete_pick(nothing, "k") == ["knee"]
     assert complete_setting("search.ev") == ["search.evaluations="] and "seed=" in complete_setting("")
 
 

@@ -111,7 +111,7 @@ MISTAKES = {
     "objectives: `[]": "objectives: must not be empty",
     "objectives: [{kind: size, direction: `down}]": "objectives[0].direction: must be minimize or maximize",
     'constraints: ["size <= 1 kB", `"size < 40 kB"]': "constraints[1]: 'size < 40 kB' is not a bound;",
-    "constraints: [`size <= 40 kilo]": "constraints[0]: 'size <= 40 kilo': unknown unit",
+    "constraints: [`size <= forty]": "constraints[0]: 'size <= forty' is not a bound;",
     "compute: {memory: `lots}": 'compute.memory: must be a number and a unit, such as "2 GiB" or',
     "compute: {memory: `2 Gi}": 'compute.memory: must be a number and a unit, such as "2 GiB" or "500 MB", got "2 Gi"',
     "compute: {memory: `2}": "compute.memory: must be at least 1 MiB, got 2; give a unit, such as 2 GiB",
@@ -282,9 +282,15 @@ def test_the_least_has_every_default(tmp_path):
         "correction": "scale_bias",
         "objectives": [{"kind": "kl_divergence"}, {"kind": "size"}],
         "constraints": [],
-        "search": {"algorithm": "nsga2", "population": 40, "evaluations": 400},
+        "search": {"algorithm": "nsga2", "population": 10, "evaluations": 400},
         "compute": {"device": "auto", "workers": "auto", "threads": 1, "memory": "2 GiB"},
     }
+
+
+def test_more_than_two_objectives_get_a_larger_population_unless_one_is_named():
+    three = "objectives: [kl_divergence, size, bops]"
+    assert settings_of(three).search.population == 20
+    assert settings_of(f"{three}\nsearch: {{population: 7}}").search.population == 7
 
 
 def test_once_a_space_is_given_what_it_does_not_name_is_untouched():

@@ -67,7 +67,7 @@ objectives: [kl_divergence, size]
 #metrics: [accuracy]
 
 # The first limit that is reached ends the search: evaluations, minutes, or stall (generations without gain).
-search: {{algorithm: nsga2, population: 40, evaluations: 400}}
+search: {{algorithm: nsga2, population: 10, evaluations: 400}}
 
 # How numbers become integers: granularity channel, tensor or {{group: 64}}; clip mse, minmax or
 # {{percentile: 99.9}}; rounding gptq or nearest; edges 8 or none.

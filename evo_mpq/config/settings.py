@@ -32,6 +32,9 @@ from evo_mpq.errors import ConfigError, Mistake, dotted
 from evo_mpq.space.building import LEGAL_BITS
 
 DEFAULT_EVALUATIONS = 400
+SMALL_POPULATION, LARGE_POPULATION = 10, 20
+"""Candidates per generation with up to two objectives, and with more: a few hundred measurements are spent best in
+many small generations (`benchmarks/search_quality.py`), but a front of more dimensions needs more parents."""
 
 SCHEMA_NAME = "evo-mpq.schema.json"
 """The file name under which YAML files look for their schema."""
@@ -304,8 +307,8 @@ class SearchSettings(Section):
     algorithm: Algorithm = "nsga2"
     """Either nsga2, which evolves a population, random, the baseline, or exhaustive, which measures all."""
 
-    population: AtLeastTwo = 40
-    """Candidates per generation."""
+    population: AtLeastTwo = SMALL_POPULATION
+    """Candidates per generation. Without it, 10, and 20 for three or more objectives."""
 
     evaluations: Positive | None = None
     """Measurements in all, reference and seeds included. Without it, and without minutes and stall, 400; an
@@ -356,6 +359,18 @@ class Settings(Section):
     """
 
     null_is_wrong = frozenset({"correction"})
+
+    @classmethod
+    def completed(cls, values: Any) -> Any:
+        """The default population depends on the number of objectives."""
+        if not isinstance(values, Mapping):
+            return values
+        objectives, search = values.get("objectives"), values.get("search")
+        search = {} if search is None else search
+        many = isinstance(objectives, Sequence) and not isinstance(objectives, str) and len(objectives) > 2
+        if not isinstance(search, Mapping) or search.get("population") is not None or not many:
+            return values
+        return {**values, "search": {**search, "population": LARGE_POPULATION}}
 
     name: RunName = "run"
     """Names the run and its folder, runs/<name>; without it, the file's name."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from evo_mpq.config.wording import did_you_mean, shown
 from evo_mpq.errors import ConfigError, Mistake
-from evo_mpq.measure.bounds import parse_bound
+from evo_mpq.measure.bounds import bounded_name
 from evo_mpq.space.building import LEGAL_BITS
 
 RUN_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
@@ -205,8 +205,8 @@ def not_empty(value: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def bound(value: str) -> str:
-    """A text that `parse_bound` can read."""
-    parse_bound(value)
+    """A text of the form of a bound; whether its unit fits is known only with the quantity."""
+    bounded_name(value)
     return value
 
 

@@ -28,9 +28,7 @@ UNITS: Mapping[str, float] = {
 
 EXPECTED = 'a bound is written like "size <= 40 kB", "accuracy >= 0.95" or "macs <= 2 M"'
 
-_BOUND = re.compile(
-    r"\s*(?P<name>[^<>=,]*[^<>=,\s])\s*(?P<comparison><=|>=)\s*(?P<value>[^<>=,]*[^<>=,\s])\s*"
-)
+_BOUND = re.compile(r"\s*(?P<name>[^<>=,]*[^<>=,\s])\s*(?P<comparison><=|>=)\s*(?P<value>[^<>=,]*[^<>=,\s])\s*")
 _VALUE = re.compile(r"(?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(?P<unit>.*)")
 
 
@@ -76,6 +74,21 @@ def parse_bound(text: str, units: Mapping[str, str] | None = None) -> Bound:
     own_unit = units.get(name) if units is not None else None
     value = _parse_value(match["value"], own_unit, f"{text!r}")
     return Bound(name, cast(Comparison, match["comparison"]), value)
+
+
+def bounded_name(text: str) -> str:
+    """The name of the quantity that a text bounds; its number and unit are not looked at, see `parse_bound`.
+
+    Raises:
+        ConfigError: the text is no bound; the message says what one looks like.
+
+    >>> bounded_name("energy <= 3 mJ")
+    'energy'
+    """
+    match = _BOUND.fullmatch(text)
+    if match is None or _VALUE.fullmatch(match["value"]) is None:
+        raise ConfigError(f"{text!r} is not a bound; {EXPECTED}{_hint(text)}")
+    return match["name"]
 
 
 def parse_bounds(text: str, units: Mapping[str, str] | None = None) -> list[Bound]:

@@ -135,9 +135,7 @@ def verdict(
     # inf - inf is NaN: the interval is then unknown, which is a tie
     with np.errstate(invalid="ignore"):
         worse = (
-            paired_interval(seed, member, groups)
-            if direction == "minimize"
-            else paired_interval(member, seed, groups)
+            paired_interval(seed, member, groups) if direction == "minimize" else paired_interval(member, seed, groups)
         )
     if worse.low is None or worse.high is None or worse.low <= 0 <= worse.high:
         return "tied"

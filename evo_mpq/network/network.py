@@ -214,7 +214,7 @@ def _run_on_data(module: nn.Module, inputs: Any, forward: Forward, output: str |
     network = evaluation_copy(module)
     own = pytree.tree_unflatten([tensor.clone() for tensor in tensors], pytree.tree_structure(inputs))
     try:
-        with torch.no_grad(), _without_fast_path():
+        with torch.no_grad(), without_fast_path():
             outputs = forward(network, own)
     except EvoMpqError:
         raise
@@ -240,7 +240,7 @@ def _run_on_data(module: nn.Module, inputs: Any, forward: Forward, output: str |
 
 
 @contextmanager
-def _without_fast_path() -> Iterator[None]:
+def without_fast_path() -> Iterator[None]:
     """Attention by its own operations: the fused path, which cannot be traced, sets padded positions to zero."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

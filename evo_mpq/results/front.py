@@ -439,9 +439,7 @@ def build_front(
         reference_search=_search_values(reference),
         reference_test=test(None),
         seeds=tuple(
-            Seed(
-                name, genome, bool(feasible[rows[genome]]), search(rows[genome]), test(genome), judged(genome)
-            )
+            Seed(name, genome, bool(feasible[rows[genome]]), search(rows[genome]), test(genome), judged(genome))
             for name, genome in seeds
             if genome in rows
         ),

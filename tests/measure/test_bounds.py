@@ -91,9 +91,7 @@ def test_bytes_of_what_has_no_bytes_are_refused():
         parse_bound("accuracy >= 0.9 kB", {"accuracy": ""})
 
 
-@given(
-    st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["<=", ">="]), st.integers(-9, 9)), min_size=1)
-)
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["<=", ">="]), st.integers(-9, 9)), min_size=1))
 def test_several_bounds_are_joined_by_commas(parts):
     text = ", ".join(f"{name}{comparison}{value}" for name, comparison, value in parts)
     assert parse_bounds(text) == [Bound(*part) for part in parts]

@@ -28,9 +28,7 @@ def test_groups_of_one_sample_are_no_groups(values, labels):
 @given(arrays(np.float64, st.integers(2, 20), elements=numbers), st.integers(1, 5))
 def test_repeating_every_sample_within_its_group_adds_no_certainty(values, times):
     repeated, groups = np.repeat(values, times), np.repeat(np.arange(len(values)), times)
-    np.testing.assert_allclose(
-        standard_error(repeated, groups), standard_error(values), rtol=1e-9, atol=1e-12
-    )
+    np.testing.assert_allclose(standard_error(repeated, groups), standard_error(values), rtol=1e-9, atol=1e-12)
 
 
 @given(arrays(np.float64, 24, elements=numbers), st.lists(st.integers(0, 4), min_size=24, max_size=24))
@@ -139,7 +137,5 @@ def test_verdicts_err_about_5_times_in_100_on_five_seeds(slope):
     expected: Any = {-1.0: "not", 0.0: "tied", 1.0: "dominated"}[slope]
     for number in range(5):
         rng = np.random.default_rng(number)
-        found = [
-            verdict(slope + rng.normal(size=60), rng.normal(size=60) * 0.1, np.arange(60)) for _ in range(200)
-        ]
+        found = [verdict(slope + rng.normal(size=60), rng.normal(size=60) * 0.1, np.arange(60)) for _ in range(200)]
         assert found.count(expected) >= 0.88 * 200

@@ -119,9 +119,7 @@ def test_members_do_not_depend_on_the_order_of_measuring_where_no_two_are_equal(
     random.shuffle(order)
     shuffled = points[order]
     everything = np.ones(len(points), dtype=bool)
-    np.testing.assert_array_equal(
-        points[front_rows(points, everything)], shuffled[front_rows(shuffled, everything)]
-    )
+    np.testing.assert_array_equal(points[front_rows(points, everything)], shuffled[front_rows(shuffled, everything)])
 
 
 @given(tables)
@@ -421,9 +419,7 @@ def test_no_member_within_a_bound_names_the_nearest():
         FRONT.pick("size<=9kB")
     assert 'no member of the front meets "size<=9kB"' in str(raised.value)
     assert f"the nearest is {smallest.id} with size 10000 bytes" in str(raised.value)
-    with pytest.raises(
-        ConfigError, match=f"nearest is {FRONT.members[2].id} with size 39000 bytes, accuracy 0.96"
-    ):
+    with pytest.raises(ConfigError, match=f"nearest is {FRONT.members[2].id} with size 39000 bytes, accuracy 0.96"):
         FRONT.pick("size<=38kB,accuracy>=0.95")
 
 

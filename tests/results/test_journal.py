@@ -51,9 +51,7 @@ def small_run(path: Path) -> Path:
         for generation in range(3):
             asked = genomes([generation, 0], [generation, 1])
             journal.asked(generation, asked)
-            values = Values.concatenate(
-                [row(0.1 / (generation + 1), 120.0), row(math.nan, math.inf, failure="é\n")]
-            )
+            values = Values.concatenate([row(0.1 / (generation + 1), 120.0), row(math.nan, math.inf, failure="é\n")])
             journal.measured(asked, values, cpu_seconds=0.25, samples=20)
             journal.decision("stop", partial(bool, generation == 2))
         journal.measured(genomes([0, 0]), row(0.2, 120.0), cpu_seconds=0.1, samples=5, fidelity="search[:1]")
@@ -221,9 +219,7 @@ def test_nothing_is_measured_twice(tmp_path):
         with pytest.raises(ValueError, match="twice"):
             journal.measured(genomes([0, 1]), row(1.0), cpu_seconds=0.0, samples=1)
         with pytest.raises(ValueError, match="twice"):
-            journal.measured(
-                genomes([5, 5], [5, 5]), Values.concatenate([row(1.0)] * 2), cpu_seconds=0.0, samples=1
-            )
+            journal.measured(genomes([5, 5], [5, 5]), Values.concatenate([row(1.0)] * 2), cpu_seconds=0.0, samples=1)
         journal.measured(genomes([0, 1]), row(1.0), cpu_seconds=0.0, samples=1, fidelity="search[:2]")
         journal.add_reference(row(1.0), cpu_seconds=0.0, samples=1)
         with pytest.raises(ValueError, match="already"):
@@ -349,9 +345,7 @@ def test_other_versions_alone_are_no_divergence_but_are_noted_with_the_next_reco
             st.sampled_from(["stop", "stall"]),
             st.recursive(
                 st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False),
-                lambda inner: (
-                    st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2)
-                ),
+                lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
                 max_leaves=4,
             ),
         ),
@@ -378,9 +372,7 @@ def test_decisions_are_replayed_in_the_order_of_their_key(tmp_path, taken, cut):
     assert calls == list(range(min(cut, len(taken)), len(taken)))
 
 
-@pytest.mark.parametrize(
-    "value", [(1, 2), math.nan, math.inf, np.float64(1.0), np.bool_(True), {1: 2}, object()]
-)
+@pytest.mark.parametrize("value", [(1, 2), math.nan, math.inf, np.float64(1.0), np.bool_(True), {1: 2}, object()])
 def test_a_decision_that_could_not_be_replayed_is_refused(tmp_path, value):
     with opened(tmp_path / "journal") as journal, pytest.raises(ValueError, match="JSON"):
         journal.decision("stop", lambda: value)
@@ -440,9 +432,7 @@ def test_bytes_after_the_last_record_are_cut(tmp_path, whole, tail, after_a_tear
 
 @given(st.data())
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_damaged_byte_in_the_middle_is_refused_with_its_offset_and_nothing_is_changed(
-    tmp_path, whole, data
-):
+def test_a_damaged_byte_in_the_middle_is_refused_with_its_offset_and_nothing_is_changed(tmp_path, whole, data):
     full, _ = whole
     # even a lost newline between the last two records leaves the last one complete
     last = full.rindex(b"\n", 0, -1)
@@ -557,9 +547,7 @@ def test_a_full_disk_is_told_and_the_journal_goes_on_once_there_is_space(tmp_pat
         fill_disk(patched, after)
         if after > 1e6:
             # a disk that takes the bytes, and finds no place for them when they must be kept
-            patched.setattr(
-                os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left"))
-            )
+            patched.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
         for _ in range(2):
             with pytest.raises(RunError, match=r"No space left.*can be resumed"):
                 journal.measured(genomes([8, 8]), row(1.0), cpu_seconds=1.0, samples=1)

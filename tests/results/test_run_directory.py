@@ -68,9 +68,7 @@ def test_a_half_created_folder_is_a_fresh_start(tmp_path, journal):
 def test_another_identity_is_refused_naming_every_key_that_differs_and_changes_nothing(tmp_path):
     measured_once(tmp_path)
     before = (tmp_path / "journal").read_bytes()
-    other = {
-        "settings": {"seed": 1, "space": {"tie": ["a.*"], "layers": {"stem.*": {"weight_bits": [2, 3, 4]}}}}
-    }
+    other = {"settings": {"seed": 1, "space": {"tie": ["a.*"], "layers": {"stem.*": {"weight_bits": [2, 3, 4]}}}}}
     with RunDirectory(tmp_path) as directory, pytest.raises(RunError) as raised:
         directory.open_journal(other, {})
     message = str(raised.value)
@@ -245,9 +243,7 @@ def test_a_full_disk_keeps_the_old_file_and_leaves_no_rest(tmp_path, monkeypatch
     with monkeypatch.context() as patched:
         # one byte fits, then the kernel says itself that no space is left
         sizes = iter([1] + [0] * 99)
-        patched.setattr(
-            os, "write", lambda to, data: write(to, bytes(data)[:1]) if next(sizes) else write(full, data)
-        )
+        patched.setattr(os, "write", lambda to, data: write(to, bytes(data)[:1]) if next(sizes) else write(full, data))
         with pytest.raises(RunError, match=r"config\.yaml: No space left.*can be resumed"):
             directory.write_config("new: 22\n")
         with pytest.raises(RunError, match=r"front\.json: No space left"):
