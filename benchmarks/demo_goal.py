@@ -77,7 +77,8 @@ def main() -> None:
             "lost points",
         ],
         rows,
-        f"{arguments.evaluations} measurements, workers: {workers}; seconds of the run: search, test values, front and report.",
+        f"{arguments.evaluations} measurements, workers: {workers}; "
+        "seconds of the run: search, test values, front and report.",
     )
 
 

@@ -44,7 +44,9 @@ class MadeUp:
         """See `evo_mpq.measure.executors.Executor.measure`."""
         began = time.process_time()
         values = np.full((len(policies), len(self._names)), np.nan)
-        bits = np.array([[(l.weight_bits, l.activation_bits) for l in policy.layers.values()] for policy in policies])
+        bits = np.array(
+            [[(layer.weight_bits, layer.activation_bits) for layer in policy.layers.values()] for policy in policies]
+        )
         kl = (0.25 ** bits.astype(float)).sum(axis=2) @ self._weights
         values[:, self._names.index("kl_divergence")] = kl
         values[:, self._names.index("accuracy")] = np.exp(-kl)
@@ -130,8 +132,8 @@ def main() -> None:
                 f"{first.last / first.early:.3f}",
             ]
         ],
-        f"Medians and ranges of {arguments.rounds} seeds. Resident memory is of the first run: later ones start from what "
-        "the process holds already.",
+        f"Medians and ranges of {arguments.rounds} seeds. Resident memory is of the first run: later ones start from "
+        "what the process holds already.",
     )
 
 

@@ -142,6 +142,33 @@ class CrossAttention(nn.Module):
         return {"attention": weights, "logits": self.head(queries + attended)}
 
 
+class Oddities(nn.Module):
+    """Parameters that are read in more than one way, a branch that depends on no input, buffers of many types."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(6, 8)
+        self.second = nn.Linear(8, 8)
+        self.second.bias = self.first.bias  # one bias, two layers
+        self.queries = nn.Parameter(torch.randn(1, 3, 8))
+        self.project = nn.Linear(8, 8)
+        self.places = nn.Embedding(4, 8)
+        self.head = nn.Linear(8, 5)
+        self.register_buffer("order", torch.tensor([2, 0, 1]))
+        self.register_buffer("factor", torch.tensor(0.5))
+        self.register_buffer("turn", torch.exp(1j * torch.arange(4)))
+        self.register_buffer("kept", torch.tensor([True, False, True]))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``(n, 6)`` to ``(n, 3, 5)``."""
+        hidden = self.second(torch.relu(self.first(features))) + self.first.bias * self.first.weight.mean()
+        queries = self.project(self.queries) + self.places(self.order)
+        mixed = torch.tanh(hidden[:, None] * self.factor + queries)
+        turned = torch.view_as_complex(mixed.unflatten(-1, (4, 2)).contiguous()) * self.turn
+        turned = torch.view_as_real(turned).flatten(-2)
+        return self.head(turned) * self.kept[:, None]  # type: ignore[no-any-return]
+
+
 @dataclass(frozen=True)
 class Example:
     """A network of the collection.
@@ -192,6 +219,7 @@ EXAMPLES = {
         ("attention.in_proj", "attention.out_proj", "head"),
         output="logits",
     ),
+    "oddities": Example(Oddities, _normal(6), ("first", "second", "project", "places", "head")),
 }
 """By name; "the shape of a user's network", where the built-in ones are too plain."""
 

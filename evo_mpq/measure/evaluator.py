@@ -18,6 +18,7 @@ import torch
 
 from evo_mpq.compress.compressor import Compressor
 from evo_mpq.compress.program import Affine, Choice, Program
+from evo_mpq.errors import MeasurementError, user_frame
 from evo_mpq.measure.measurements import Values
 from evo_mpq.measure.objectives import Accumulator, Batch, Quantity, sample_values
 from evo_mpq.measure.statistics import standard_error
@@ -174,17 +175,11 @@ def workloads(network: Network, split: Split, quantities: Sequence[Quantity], k:
     for position, quantity in enumerate(quantities):
         if quantity.form != "outputs":
             continue
-        own = quantity.inputs(split)
+        own = _own_batches(network, split, quantity)
         if own is None:
             shared.append(position)
-            continue
-        batches: list[Batch] = []
-        n = 0
-        for inputs, targets in own:
-            reference = network.float_outputs(inputs)
-            batches.append(Batch(inputs, targets, torch.arange(n, n + len(reference)), reference))
-            n += len(reference)
-        result.append(Workload(tuple(batches[:k]), (position,), None))
+        else:
+            result.append(Workload(own[:k], (position,), None))
     if shared:
         own_batches = tuple(
             Batch(raw.inputs, raw.targets, raw.indices, network.float_outputs(raw.inputs))
@@ -194,6 +189,32 @@ def workloads(network: Network, split: Split, quantities: Sequence[Quantity], k:
         groups = None if split.groups is None else np.asarray(split.groups)[:n_samples]
         result.insert(0, Workload(own_batches, tuple(shared), groups))
     return result
+
+
+def _own_batches(network: Network, split: Split, quantity: Quantity) -> tuple[Batch, ...] | None:
+    """The batches that a quantity brings for a split; None where it is measured on the split's.
+
+    Raises:
+        MeasurementError: they cannot be made, or the network rejects them.
+    """
+    batches: list[Batch] = []
+    n = 0
+    try:
+        own = quantity.inputs(split)
+        if own is None:
+            return None
+        for inputs, targets in own:
+            reference = network.float_outputs(inputs)
+            batches.append(Batch(inputs, targets, torch.arange(n, n + len(reference)), reference))
+            n += len(reference)
+    except Exception as error:
+        raise MeasurementError(
+            f"The inputs that {quantity.name} brings for the {split.name} split cannot be used: "
+            f"{type(error).__name__}: {error}{user_frame(error)}."
+        ) from error
+    if not batches:
+        raise MeasurementError(f"{quantity.name} brings no inputs for the {split.name} split.")
+    return tuple(batches)
 
 
 def _first(items: Iterator[Any], k: int | None) -> Iterator[Any]:

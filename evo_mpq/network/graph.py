@@ -130,6 +130,11 @@ class Graph:
         graph.add_edges_from((source, node.name) for node in self.nodes for source in node.inputs)
         return graph
 
+    @cached_property
+    def of_samples(self) -> frozenset[str]:
+        """Names of the nodes whose value depends on the batch; the others are computed from parameters alone."""
+        return frozenset(self.downstream([node.name for node in self.nodes if node.op == "input"]))
+
     def downstream(self, names: Sequence[str]) -> set[str]:
         """Names of the nodes that depend on any of ``names``, these included."""
         found = set(names)

@@ -117,7 +117,6 @@ def find_layers(graph: Graph, macs: Mapping[str, int]) -> tuple[Layer, ...]:
     written as ``linear``, ``addmm``, ``mm`` or ``matmul``. Operations on two activations are no layers.
     """
     roots = _weight_roots(graph)
-    activations = graph.downstream([node.name for node in graph if node.op == "input"])
     found: dict[str, list[tuple[Node, str, bool]]] = {}
     for node in graph:
         kind = _KINDS.get(node.target)
@@ -128,7 +127,7 @@ def find_layers(graph: Graph, macs: Mapping[str, int]) -> tuple[Layer, ...]:
         ranks = {len(graph[parameter].shape), len(graph[weight].shape)}  # matrices cut from a larger tensor are none
         if not graph[parameter].floating or ranks != {_RANKS[kind]} or (flipped and kind.startswith("conv")):
             continue
-        if _bias_argument(node) in activations:
+        if _bias_argument(node) in graph.of_samples:
             continue  # adds an activation, which no affine could take over
         # `linear` multiplies with the transposed weight, `mm` and its kin with the weight as it is.
         transposed = not flipped if node.target in _PRODUCTS else flipped
@@ -250,7 +249,8 @@ def find_edges(graph: Graph, layers: tuple[Layer, ...]) -> dict[str, tuple[str, 
         readers = [graph[name].target for name in graph.consumers[node.name]]
         if readers and all(target.startswith(_SOFTMAX) for target in readers):
             continue  # scores and mask of an attention: its products stay float
-        activations = [name for name in node.inputs if graph[name].floating and graph[name].op == "call"]
+        values = [name for name in node.inputs if graph[name].floating and graph[name].op == "call"]
+        activations = [name for name in values if name in graph.of_samples]
         combines = node.target in ("aten.add.Tensor", "aten.sub.Tensor")
         if combines and len(activations) < 2:
             continue  # adding a constant or a parameter is no meeting of two branches
@@ -263,7 +263,8 @@ def count_macs(graph: Graph, tensors: Mapping[str, torch.Tensor], inputs: list[t
     """Multiply-accumulate operations per sample of every node that has any.
 
     Counted by ``torch.utils.flop_counter`` on the meta device, with attention written out as matrix products
-    (fused attention is silently not counted elsewhere). Two samples are counted and halved.
+    (fused attention is silently not counted elsewhere). Two samples are counted and halved; operations on parameters
+    alone count in full.
     """
     pair = [(torch.cat([x, x])[:2] if x.dim() else x).to("meta") for x in inputs]
     meta = {name: tensor.to("meta") for name, tensor in tensors.items()}
@@ -283,7 +284,7 @@ def count_macs(graph: Graph, tensors: Mapping[str, torch.Tensor], inputs: list[t
                 with counter:
                     values[node.name] = operator(node.target)(*args, **kwargs)
                 if counter.get_total_flops():
-                    result[node.name] = counter.get_total_flops() // 4
+                    result[node.name] = counter.get_total_flops() // (4 if node.name in graph.of_samples else 2)
     return result
 
 

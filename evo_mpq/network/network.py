@@ -137,6 +137,7 @@ def trace_network(
         NetworkError: the network cannot run on its data, cannot be traced, or has no layer that can be quantized.
     """
     batches = [first_batch(split) for split in (splits.calibration, splits.search, splits.test)]
+    _check_structure(batches[0])
     outputs = _run_on_data(module, batches[0], forward or default_forward, output)
     signature = input_signature(batches)
     traced = trace(module, batches[0], dynamic=[entry.dynamic for entry in signature], forward=forward, output=output)
@@ -203,6 +204,20 @@ def input_signature(batches: Sequence[Any]) -> tuple[TensorSignature, ...]:
         dynamic = tuple(sorted({0, *differing}))
         result.append(TensorSignature((2, *first.shape[1:]), str(first.dtype).removeprefix("torch."), dynamic))
     return tuple(result)
+
+
+def _check_structure(inputs: Any) -> None:
+    """Whether a packed file can say how the tensors are nested."""
+    structure = pytree.tree_structure(inputs)
+    try:
+        described = bool(pytree.treespec_loads(pytree.treespec_dumps(structure)) == structure)
+    except (NotImplementedError, TypeError, ValueError):
+        described = False
+    if not described:
+        raise NetworkError(
+            f"The inputs of a batch are nested in a way that no file can describe ({structure}); let the dataset "
+            "return a tensor, or tensors in tuples, lists and dictionaries with text as keys."
+        )
 
 
 def _run_on_data(module: nn.Module, inputs: Any, forward: Forward, output: str | int | None) -> torch.Tensor:

@@ -46,8 +46,9 @@ def _read(path: Path) -> Mapping[str, Any]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
+        reason = (str(error).splitlines() or [""])[0]
         raise NetworkError(
-            f"The weights file {path} cannot be read ({type(error).__name__}: {error}). Expected are safetensors, or "
+            f"The weights file {path} cannot be read ({type(error).__name__}: {reason}). Expected are safetensors, or "
             "tensors alone as `torch.save(module.state_dict(), path)` writes them."
         ) from error
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):

@@ -12,10 +12,11 @@ from evo_mpq.compress.quantizers import ActivationQuantizer, UniformAffine, half
 
 BITS = range(2, 9)
 CLIPS: list[str | float] = ["minmax", "mse", 99.0]
+GRANULARITIES: list[str | int] = ["tensor", "channel", 3]
 
 QUANTIZERS = [
     UniformAffine(symmetric, granularity, clip)
-    for symmetric, granularity, clip in itertools.product([True, False], ["tensor", "channel", 3], CLIPS)
+    for symmetric, granularity, clip in itertools.product([True, False], GRANULARITIES, CLIPS)
 ]
 SHAPES = st.tuples(st.integers(1, 5), st.integers(1, 8))
 
@@ -121,7 +122,7 @@ def test_finer_granularity_never_costs_error_on_average() -> None:
     errors = torch.zeros(3)
     for seed in range(10):
         matrix = matrix_of((6, 9), seed) * torch.logspace(-2, 0, 6)[:, None]
-        for i, granularity in enumerate(("tensor", "channel", 3)):
+        for i, granularity in enumerate(GRANULARITIES):
             grid = UniformAffine(granularity=granularity).grid(matrix, 4)
             errors[i] += (grid.dequantize(grid.round(matrix)) - matrix).square().mean()
     assert errors[0] >= errors[1] >= errors[2]

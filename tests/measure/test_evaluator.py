@@ -89,7 +89,7 @@ def test_memory_for_sixteen_candidates_and_one_weight_gives_the_same_bits(name: 
         edges=8,
         memory=1,
     )
-    policies = random_policies(network_of(name), 37, seed=3)
+    policies = random_policies(network_of(name), 19, seed=3)
     assert_equal_bits(evaluated(tiny, policies, memory=1), evaluated(compressor_of(name), policies))
 
 

@@ -17,7 +17,7 @@ from troubled_objectives import CannotTravel, Dies, Distance, NotFinite, OwnInpu
 
 from evo_mpq.errors import MeasurementError
 from evo_mpq.measure import executors
-from evo_mpq.measure.evaluator import OutputValues
+from evo_mpq.measure.evaluator import OutputValues, workloads
 from evo_mpq.measure.executors import Automatic, Executor, InProcess, Processes, picklable
 from evo_mpq.measure.objectives import as_quantity
 from evo_mpq.space.policy import LayerPolicy, Policy
@@ -188,11 +188,10 @@ def test_a_lambda_cannot_be_sent_to_a_worker_and_a_class_can() -> None:
 def test_references_are_computed_once_per_split_and_number_of_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     executor = alone([as_quantity(Distance())])
     asked: list[int | None] = []
-    original = executors.workloads
 
     def counting(*arguments: Any) -> Any:
         asked.append(arguments[3])
-        return original(*arguments)
+        return workloads(*arguments)
 
     monkeypatch.setattr(executors, "workloads", counting)
     for k in (None, 1, None, 1):

@@ -472,3 +472,37 @@ class TestFreeObjectives:
         alone = [Policy({**uniform(2, 2).layers, name: policy.layers[name]}) for name in names]
         gains = [BOPs()(candidate(one)) - zero for one in alone]
         assert BOPs()(candidate(policy)) == zero + sum(gains)
+
+
+class _Split:
+    """A split of two batches, the second one smaller."""
+
+    name = "search"
+
+    def __init__(self, inputs: Tensor) -> None:
+        self.inputs = inputs
+
+    def batches(self) -> Any:
+        return (SimpleNamespace(inputs={"x": part}, targets=None) for part in self.inputs.split(4))
+
+
+def test_mixed_pairs_are_convex_mixtures_of_two_inputs_and_the_same_every_time() -> None:
+    inputs = torch.eye(6)
+    objective = KLDivergence(mix=50)
+    batches = [batch for batch, targets in objective.inputs(_Split(inputs)) or () if targets is None]
+    assert [len(batch["x"]) for batch in batches] == [4] * 12 + [2]
+    mixtures = torch.cat([batch["x"] for batch in batches])
+    # of unit vectors, a mixture of two different ones has two entries, the weights
+    assert torch.equal((mixtures > 0).sum(1), torch.full((50,), 2))
+    assert torch.allclose(mixtures.sum(1), torch.ones(50))
+    assert mixtures[mixtures > 0].min() >= 0.3 and mixtures.max() <= 0.7
+    again = torch.cat([batch["x"] for batch, _ in objective.inputs(_Split(inputs)) or ()])
+    assert torch.equal(mixtures, again)
+    assert KLDivergence().inputs(_Split(inputs)) is None
+
+
+def test_what_cannot_be_mixed_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"floating-point numbers, but the search split has torch\.int64"):
+        list(KLDivergence(mix=3).inputs(_Split(torch.ones(6, 2, dtype=torch.int64))) or ())
+    with pytest.raises(ConfigError, match="number of mixtures"):
+        KLDivergence(mix=0)
