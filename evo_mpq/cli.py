@@ -249,9 +249,7 @@ def export(
     """
     from evo_mpq.api import Run
     from evo_mpq.console import ConsoleReporter
-    from evo_mpq.results.run_directory import RunDirectory
 
-    RunDirectory(directory).read_front().pick(pick)  # a mistyped pick is told before the network is loaded
     reporter = ConsoleReporter()
     with reporter.running():
         found = Run.open(directory, base, reporter)

@@ -102,7 +102,6 @@ def test_the_defaults_of_search_are_those_of_a_yaml():
     assert defaults.pop("batch_size") == settings.data.batch_size
     assert defaults.pop("correction") == settings.correction and defaults.pop("constraints") == settings.constraints
     assert defaults.pop("algorithm") == settings.search.algorithm
-    assert defaults.pop("population") == settings.search.population
     assert defaults == {"yes": False, "quiet": False}
 
 
