@@ -145,6 +145,11 @@ class CrossAttention(nn.Module):
 class Oddities(nn.Module):
     """Parameters that are read in more than one way, a branch that depends on no input, buffers of many types."""
 
+    factor: Tensor
+    turn: Tensor
+    kept: Tensor
+    order: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.first = nn.Linear(6, 8)
@@ -154,6 +159,8 @@ class Oddities(nn.Module):
         self.project = nn.Linear(8, 8)
         self.places = nn.Embedding(4, 8)
         self.head = nn.Linear(8, 5)
+        self.turn: Tensor
+        self.kept: Tensor
         self.register_buffer("order", torch.tensor([2, 0, 1]))
         self.register_buffer("factor", torch.tensor(0.5))
         self.register_buffer("turn", torch.exp(1j * torch.arange(4)))
