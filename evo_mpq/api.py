@@ -109,6 +109,18 @@ class Run:
         """The member that is meant by ``"knee"``, an id, or bounds like ``"size<=40kB"``; see `Front.pick`."""
         return self.front.pick(what)
 
+    def describe(self, pick: str | Member) -> str:
+        """The search values of a member with their units, in a line."""
+        member = self._member(pick)
+        parts = []
+        for quantity in self._problem.quantities:
+            value = member.search.get(quantity.name)
+            if value is not None:
+                number = f"{value:,.0f}" if quantity.unit == "B" else f"{value:.6g}"
+                modelled = " (modelled)" if quantity.kind == "modelled" else ""
+                parts.append(f"{quantity.name} {number} {quantity.unit}".rstrip() + modelled)
+        return ", ".join(parts)
+
     def report(self) -> Path:
         """Where the report lies; open it in a browser."""
         return self.path / "report.html"
@@ -158,7 +170,7 @@ class Run:
                 problem.settings.compute.memory_bytes,
                 exactly=runs_here(RunDirectory(self.path).read_journal()),
             )
-            content = exported_bytes(member, problem.compressor, form)
+            content = exported_bytes(member, problem.compressor, problem.quantities, form)
         write_file(Path(out), content)
         return notes
 

@@ -129,7 +129,7 @@ def quantity_lines(problem: Problem) -> Iterator[str]:
         unit = f" [{quantity.unit}]" if quantity.unit else ""
         yield f"{quantity.direction} {quantity.name}{unit} ({quantity.kind})"
     for constraint in problem.constraints:
-        yield f"subject to {constraint}"
+        yield f"subject to {constraint}{' (modelled)' if constraint.quantity.kind == 'modelled' else ''}"
     yield f"on the test split: {', '.join(problem.measured.tested) or 'nothing'}"
 
 

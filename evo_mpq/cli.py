@@ -40,9 +40,7 @@ class Command(TyperCommand):
         except KeyboardInterrupt:
             if ctx.params.get("debug"):
                 traceback.print_exc()
-            typer.echo(
-                f"Interrupted. What was measured is kept; the same command goes on:\n  {_this_command()}", err=True
-            )
+            typer.echo(f"Interrupted.{_going_on() if ctx.info_name == 'run' else ''}", err=True)
             raise typer.Exit(130) from None
 
 
@@ -181,7 +179,7 @@ def run(
     print_front(found.front)
     typer.echo(f"Report: {found.report()}")
     if not outcome.finished:
-        typer.echo(f"Interrupted; everything measured is kept. Go on with:\n  {_this_command()}", err=True)
+        typer.echo(f"Interrupted.{_going_on()}", err=True)
         raise typer.Exit(130)
 
 
@@ -258,8 +256,7 @@ def export(
         notes = found.export(member, format=None if form is None else form.value, out=out)
     for note in notes:
         reporter.note(note)
-    values = ", ".join(f"{name} {value:.6g}" for name, value in member.search.items() if value is not None)
-    typer.echo(f"{out}: {out.stat().st_size:,} bytes, point {member.id} ({values})")
+    typer.echo(f"{out}: {out.stat().st_size:,} bytes, point {member.id}: {found.describe(member)}")
 
 
 @app.command("list", cls=Command)
@@ -345,8 +342,8 @@ def _config(space: str, overrides: list[str] | None, base: Path | None, reporter
     return load(find_space(space), [*(overrides or []), *flags], base=base, checks=[name_mistakes], deeper=deeper)
 
 
-def _this_command() -> str:
-    return shlex.join(["evo-mpq", *sys.argv[1:]])
+def _going_on() -> str:
+    return f" Everything measured is kept. Go on with:\n  {shlex.join(['evo-mpq', *sys.argv[1:]])}"
 
 
 def main() -> None:

@@ -21,6 +21,9 @@ _LINE_SECONDS = 5.0
 _PIPED_WIDTH = 160
 """Columns of tables that are not written to a terminal."""
 
+_WIDE = 130
+"""Columns of a terminal that hold everything that is told about a search."""
+
 _MOST_ROWS = 24
 
 
@@ -45,6 +48,11 @@ class ConsoleReporter:
         self._last_line = 0.0
         self._last_message = ""
 
+    @property
+    def _narrow(self) -> bool:
+        """Whether the whole line, with a long bar, would be cut off."""
+        return self._console.width < _WIDE
+
     @contextmanager
     def running(self) -> Iterator[ConsoleReporter]:
         """Keeps a moving line while the block runs."""
@@ -53,7 +61,7 @@ class ConsoleReporter:
             return
         columns = (
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=8 if self._narrow else 24),
             TextColumn("{task.fields[detail]}", markup=False),
         )
         with Progress(*columns, console=self._console, transient=True) as progress:
@@ -76,7 +84,7 @@ class ConsoleReporter:
             message,
             progress.measured,
             progress.evaluations,
-            _search_detail(progress),
+            _search_detail(progress, short=self._live is not None and self._narrow),
             always=message != self._last_message,
         )
         self._last_message = message
@@ -98,14 +106,15 @@ class ConsoleReporter:
             self._console.print(f"{message}: {detail}" if detail else message)
 
 
-def _search_detail(progress: SearchProgress) -> str:
+def _search_detail(progress: SearchProgress, *, short: bool = False) -> str:
     """Measured of budget, hypervolume, size of the front, speed and time left, as far as they are known."""
-    parts = [f"measured {progress.measured:g}" + (f" of {progress.evaluations}" if progress.evaluations else "")]
+    measured = f"{progress.measured:g}" + (f" of {progress.evaluations}" if progress.evaluations else "")
+    parts = [measured if short else f"measured {measured}"]
     if progress.hypervolume is not None:
         parts.append(f"hypervolume {progress.hypervolume:.5g}")
     parts.append(f"front {progress.front_size}")
     if progress.candidates_per_second:
-        parts.append(f"{progress.candidates_per_second:.1f} candidates/s")
+        parts.append(f"{progress.candidates_per_second:.1f}{'/s' if short else ' candidates/s'}")
     if progress.seconds_left is not None:
         parts.append(f"{_duration(progress.seconds_left)} left")
     return ", ".join(parts)
@@ -137,7 +146,7 @@ def front_table(front: Front, most: int = _MOST_ROWS) -> Table:
     table = Table(title=title, title_justify="left", header_style="bold")
     table.add_column("id")
     for column in front.objectives:
-        table.add_column(f"{column.name} [{column.unit}]" if column.unit else column.name, justify="right")
+        table.add_column(column.label, justify="right")
     for name in tested:
         table.add_column(f"test {name}", justify="right")
     for member in shown:

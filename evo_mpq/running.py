@@ -300,7 +300,7 @@ def _closing_notes(problem: Problem, journal: Journal, result: Result, front: Fr
         yield journal.divergence
     if journal.n_test_showings > 1:
         yield f"the test split was shown after each of {journal.n_test_showings} budgets"
-    if not front.members:
+    if front.finished and not front.members:
         yield why_empty(problem, journal)
 
 

@@ -29,8 +29,11 @@ from evo_mpq.api import SplitsInMemory
 from evo_mpq.config import object_name, validate
 from evo_mpq.console import ConsoleReporter
 from evo_mpq.errors import ConfigError, RunError
+from evo_mpq.measure.executors import InProcess, Processes
 from evo_mpq.measure.objectives import SampleMean
+from evo_mpq.problem import build_problem
 from evo_mpq.results.run_directory import RunDirectory
+from evo_mpq.running import Logged, Silent, _start_executor
 
 SPACE = {"defaults": {"weight_bits": [2, 3, 4, 8]}}
 
@@ -292,6 +295,27 @@ def test_an_interrupted_search_keeps_everything_and_goes_on_with_the_same_call(s
     resumed = search(objectives=objectives)
     whole = search(objectives=objectives, out=tmp_path / "whole")
     assert resumed.front.members == whole.front.members
+
+
+def test_what_does_not_pickle_is_measured_in_this_process(tmp_path):
+    class Here:
+        name, unit, direction = "here", "", "minimize"
+
+        def start(self):
+            return SampleMean(lambda outputs, batch: outputs[:, 0].double())
+
+    def started(*objectives):
+        values = {"model": build, "data": load, "space": SPACE, "objectives": list(objectives)}
+        problem = build_problem(validate(values))
+        said = Logged(Silent(), RunDirectory(tmp_path))
+        executor = _start_executor(problem, 2, said)
+        executor.close()
+        return type(executor), said.notes
+
+    called = {"kind": lambda candidate: 1.0, "direction": "minimize", "name": "called"}
+    assert started("kl_divergence", called) == (Processes, [])
+    kind, notes = started(Here())
+    assert kind is InProcess and notes == ["here cannot be sent to other processes; measuring in this one"]
 
 
 def test_a_search_may_run_in_another_thread(search):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import shutil
 import sys
 
 import numpy as np
@@ -203,7 +204,7 @@ def test_arrays_in_a_file_are_data_relative_to_the_yaml(tmp_path):
     assert "sample.npz" in message and str(yaml) in message
 
 
-def test_images_in_folders_of_classes_are_data_and_their_change_makes_another_run(tmp_path):
+def test_images_in_folders_of_classes_are_data_that_may_be_moved_but_not_changed(tmp_path):
     image = pytest.importorskip("PIL.Image")
     chance = np.random.default_rng(0)
     for name in ("cat", "dog"):
@@ -230,8 +231,14 @@ def test_images_in_folders_of_classes_are_data_and_their_change_makes_another_ru
     )
     run(yaml, tmp_path / "out")
     assert front(tmp_path / "out")["finished"]
-    (tmp_path / "images" / "cat" / "0.png").touch()
-    assert "fingerprints.data" in run(yaml, tmp_path / "out", code=2).stderr
+    moved = shutil.copytree(tmp_path, tmp_path.with_name(f"{tmp_path.name}-moved"))
+    for name in ("images", "my_nets.py"):
+        shutil.move(tmp_path / name, tmp_path / f"old {name}")
+    file = moved / "point.safetensors"
+    assert command("export", tmp_path / "out", "--base", moved, "--out", file).exit_code == 0
+    (moved / "images" / "cat" / "0.png").touch()
+    message = run(moved / "tiny.yaml", tmp_path / "out", code=2).stderr
+    assert "fingerprints.data" in message and message.count("fingerprints") == 1
 
 
 def test_a_torchmetrics_metric_is_an_objective_without_a_wrapper(tmp_path):

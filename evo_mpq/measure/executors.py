@@ -10,9 +10,10 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -105,7 +106,6 @@ _worker: InProcess | str = "it was not started"
 def _start_worker(payload: bytes, parent: int, threads: int) -> None:
     global _worker
     threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent finishes the chunk
     warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # torch warns of its own unpickling
     torch.set_num_threads(threads)
     try:
@@ -119,6 +119,19 @@ def _end_with_parent(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(_PARENT_CHECK_SECONDS)
     os._exit(1)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Processes that are started inside never hear of Ctrl-C, which reaches the whole group.
+
+    The parent decides, after the chunk in hand. Blocking is inherited, so that it holds while they still import.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _measure(policies: Sequence[Policy], split: str, k: int | None, keep_samples: bool) -> OutputValues:
@@ -160,9 +173,10 @@ class Processes:
         order = np.lexsort(decisions_of(self._program, policies).T[::-1])
         parts = np.array_split(order, min(self._workers, max(1, len(policies))))
         try:
-            futures = [
-                self._pool.submit(_measure, [policies[i] for i in part], split, k, keep_samples) for part in parts
-            ]
+            with _interrupts_held():
+                futures = [
+                    self._pool.submit(_measure, [policies[i] for i in part], split, k, keep_samples) for part in parts
+                ]
             results = [future.result() for future in futures]
         except BrokenProcessPool as error:
             raise MeasurementError(

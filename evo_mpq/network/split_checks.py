@@ -206,8 +206,9 @@ def fingerprint(splits: Splits) -> str:
     """What data this is: SHA-256, hexadecimal; independent of batches.
 
     Splits count by the bytes, shapes and types of their samples. Datasets with an attribute ``files``, one path per
-    sample or any number of them, count by the paths, sizes and modification times of these files instead, so that
-    large data is not read. A train split that is augmented at random counts by its length.
+    sample or any number of them, count by the names (below the folder that holds them all), sizes and modification
+    times of these files instead, so that large data is not read and may be moved. A train split that is augmented at
+    random counts by its length.
 
     Raises:
         DataError: a file does not exist.
@@ -223,7 +224,8 @@ def fingerprint(splits: Splits) -> str:
 def _identity(split: Split) -> Iterator[bytes]:
     files = _files(split.dataset)
     if files is not None:
-        yield from (_file_identity(split, file) for file in files)
+        folder = Path(os.path.commonpath([Path(file).absolute().parent for file in files])) if files else Path()
+        yield from (_file_identity(split, Path(file).absolute(), folder) for file in files)
         yield _positions(split).astype("<i8").tobytes()
         return
     if split.name == "train" and not first_batch_is_stable(split):
@@ -251,9 +253,9 @@ def _files(dataset: Any) -> list[str] | None:
     return [os.fspath(file) for file in files]
 
 
-def _file_identity(split: Split, file: str) -> bytes:
+def _file_identity(split: Split, file: Path, folder: Path) -> bytes:
     try:
-        status = Path(file).stat()
+        status = file.stat()
     except OSError as error:
         raise DataError(f"A file of the {split.name} split cannot be found: {error}.") from error
-    return f"{file}\n{status.st_size}\n{status.st_mtime_ns}".encode()
+    return f"{file.relative_to(folder).as_posix()}\n{status.st_size}\n{status.st_mtime_ns}".encode()

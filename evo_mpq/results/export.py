@@ -34,22 +34,26 @@ def format_of(path: Path) -> Format:
     return "policy" if path.suffix.lower() == ".json" else "safetensors"
 
 
-def exported_bytes(member: Member, compressor: Compressor, form: Format) -> bytes:
+def exported_bytes(member: Member, compressor: Compressor, quantities: Sequence[Quantity], form: Format) -> bytes:
     """The content of the file that is handed over."""
     if form == "policy":
-        return policy_document(member, compressor).encode()
+        return policy_document(member, compressor, quantities).encode()
     content = compressor.pack(compressor.apply(member.policy))
     assert len(content) == compressor.packed_bytes(member.policy), "a size is the length of the packed file"
     return content
 
 
-def policy_document(member: Member, compressor: Compressor) -> str:
+def policy_document(member: Member, compressor: Compressor, quantities: Sequence[Quantity]) -> str:
     """The policy of a member, what the compressor was made with, and the values on the front, as JSON text."""
     document = {
         "id": member.id,
         "policy": member.policy.to_json(),
         "compressor": compressor.settings,
         "search": dict(member.search),
+        "quantities": {
+            quantity.name: {"unit": quantity.unit, "direction": quantity.direction, "kind": quantity.kind}
+            for quantity in quantities
+        },
     }
     return json.dumps(document, indent=2, allow_nan=False) + "\n"
 

@@ -56,6 +56,16 @@ class Column:
     kind: Literal["measured", "exact", "modelled"]
     scale: Literal["linear", "log10"] = "linear"
 
+    @property
+    def label(self) -> str:
+        """The name with the unit; an estimate is called one wherever it is shown.
+
+        >>> Column("energy", "mJ", "minimize", "modelled").label
+        'energy [mJ] (modelled)'
+        """
+        unit = f" [{self.unit}]" if self.unit else ""
+        return f"{self.name}{unit}{' (modelled)' if self.kind == 'modelled' else ''}"
+
     def losses(self, values: npt.ArrayLike) -> FloatVector:
         """``(n,)`` values as something to minimize, in their own unit."""
         return np.asarray(values, dtype=np.float64) * (1.0 if self.direction == "minimize" else -1.0)

@@ -17,9 +17,7 @@ from report_samples import HOSTILE, sample
 
 from evo_mpq.results.report import report_data, write_report
 
-webdriver = pytest.importorskip(
-    "selenium.webdriver", reason="selenium is not installed: pip install 'evo-mpq[test]'"
-)
+webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install 'evo-mpq[test]'")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 CHROMEDRIVER = shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
