@@ -94,7 +94,7 @@ def main() -> None:
             [2, 3, 4, 6, 8],
             [4, 8],
             seed=seed,
-            model={"kind": "digits_mlp", "widths": WIDTHS, "steps": 1},
+            model={"kind": "digits_mlp", "seed": seed, "widths": WIDTHS, "steps": 1},
             search={"evaluations": arguments.candidates},
         )
         assert problem.space.n_genes == 60
@@ -102,12 +102,13 @@ def main() -> None:
         with (
             tempfile.TemporaryDirectory() as folder,
             RunDirectory(Path(folder) / "run") as directory,
-            mock.patch.object(running, "_executor", lambda *_: executor),
+            mock.patch.object(running, "_start_executor", lambda *_: executor),
         ):
             began, began_cpu = time.perf_counter(), time.process_time()
-            running.execute(problem, directory, reporter=memory)
+            front = running.execute(problem, directory, reporter=memory).front
             cpu.append(1000 * (time.process_time() - began_cpu - executor.cpu_seconds) / arguments.candidates)
             wall.append(1000 * (time.perf_counter() - began - executor.cpu_seconds) / arguments.candidates)
+        assert front.measurements == arguments.candidates - 1  # the reference counts, too
         memories.append(memory)
     first = memories[0]
     show(

@@ -108,6 +108,9 @@ def main() -> None:
     parser.add_argument("--tables", type=int, nargs="+", default=[0], help="training seeds of the stored tables")
     parser.add_argument("--seeds", type=int, default=5, help="number of search seeds")
     arguments = parser.parse_args()
+    for table in arguments.tables:
+        if not table_file(table).exists():
+            parser.error(f"there is no table yet: python -m benchmarks.exact_front --seeds {table} (some minutes)")
     rows, remarks = [], []
     for table in arguments.tables:
         stored = Stored(Table.read(table_file(table)))

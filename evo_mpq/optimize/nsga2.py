@@ -16,7 +16,7 @@ from pymoo.operators.survival.rank_and_crowding import RankAndCrowding
 
 from evo_mpq.measure.measurements import Measurements
 from evo_mpq.optimize.operators import mutate, uniform_crossover
-from evo_mpq.optimize.pareto import in_scale
+from evo_mpq.optimize.pareto import in_scale, non_dominated
 from evo_mpq.optimize.searcher import SeenGenomes, Turns, UnseenGenomes
 from evo_mpq.optimize.starts import cost_spread
 from evo_mpq.space.search_space import SearchSpace
@@ -25,8 +25,14 @@ from evo_mpq.typing import BoolVector, Genomes
 HARDER_TRIES = 6
 """How often mating is repeated, each time with twice the mutation rate, before random genomes fill up."""
 
-SUITORS = 6
+SUITORS = 3
 """Tournaments among whose winners the father is chosen."""
+
+MUTATIONS = 0.5
+"""Genes of a child that change on average, besides those that crossover changes."""
+
+GROWTH = 4
+"""How many times ``population_size`` a front may hold and still survive as a whole."""
 
 Rows: TypeAlias = npt.NDArray[np.int64]
 
@@ -35,10 +41,15 @@ class NSGA2:
     """The non-dominated sorting genetic algorithm (Deb et al. 2002), for genomes that are slow to measure.
 
     Tournaments, ranking, crowding and constraint domination are pymoo's, the operators are those of
-    `operators.py`. Parents are similar to each other (Ishibuchi and Shibata 2003): children of parents from
-    the two ends of a front would all land in its middle. (Against one tournament per parent, on eight
-    synthetic problems of 10 and eight of 40 genes that no choice was made on, five seeds each: 1.4 and 7.5 %
-    more hypervolume after 400 measurements, none and 2 % more after 100.)
+    `operators.py`. What is done differently makes a few hundred measurements go farther (numbers are in
+    ``benchmarks/README.md``):
+
+    - Generations are small, so that most children descend from parents that were found late.
+    - Survivors are the front, and dominated genomes only as far as it has fewer than ``population_size``
+      members. So the population is small and greedy at first, and grows with the front.
+    - Parents are similar to each other (Ishibuchi and Shibata 2003): children of parents from the two ends
+      of a front would all land in its middle.
+    - Many children are not mutated: with similar parents, crossover alone makes small steps.
 
     No genome is asked twice. The first population is ``initial`` and what was remembered, filled up to
     ``population_size`` with genomes spread over cost. When mating yields too few new genomes it mutates
@@ -46,7 +57,8 @@ class NSGA2:
 
     Args:
         space: what is searched.
-        population_size: survivors of a generation, and genomes asked per generation.
+        population_size: genomes asked per generation. As many survive it, or the whole front where that is
+            larger, up to four times as many.
         seed: of all random choices; the same seed and the same measurements give the same run.
         initial: ``(n, n_genes)`` genomes to ask first.
         log_scale: per objective, whether crowding distances are taken on a logarithmic scale; default: none.
@@ -61,18 +73,18 @@ class NSGA2:
     ...     bits = np.array([2, 3, 4, 6, 8])[genomes]
     ...     losses = np.stack([(np.arange(1, 13) * 4.0**-bits).sum(axis=1), bits.sum(axis=1)], axis=1)
     ...     return Measurements(losses, np.zeros((len(bits), 0)), np.zeros_like(losses), (None,) * len(bits))
-    >>> searcher = NSGA2(space, population_size=40, seed=0)
+    >>> searcher = NSGA2(space, population_size=10, seed=0)
     >>> for generation in range(50):
     ...     genomes = searcher.ask()
     ...     searcher.tell(evaluate(genomes))
-    >>> searcher.population.shape
-    (40, 12)
+    >>> searcher.population.shape  # the front
+    (39, 12)
     """
 
     def __init__(
         self,
         space: SearchSpace,
-        population_size: int = 40,
+        population_size: int = 10,
         seed: int = 0,
         initial: Genomes | None = None,
         log_scale: Sequence[bool] | None = None,
@@ -97,7 +109,7 @@ class NSGA2:
 
     @property
     def population(self) -> Genomes:
-        """``(n, n_genes)`` genomes of the present population, at most ``population_size``."""
+        """``(n, n_genes)`` genomes of the present population, at most four times ``population_size``."""
         return np.array([member.X for member in self._population], dtype=np.int64).reshape(-1, self._space.n_genes)
 
     def ask(self, limit: int | None = None) -> Genomes:
@@ -133,7 +145,8 @@ class NSGA2:
     def _offspring(self, n: int) -> Genomes:
         offspring = np.empty((0, self._space.n_genes), dtype=np.int64)
         for attempt in range(HARDER_TRIES if len(self._population) else 0):
-            children = self._mate(n - len(offspring), rate=min(1.0, 2**attempt / self._space.n_genes))
+            rate = min(1.0, 2**attempt * MUTATIONS / self._space.n_genes)
+            children = self._mate(n - len(offspring), rate)
             children = children[self._seen.new(children)]
             self._seen.add(children)
             offspring = np.concatenate([offspring, children])
@@ -172,12 +185,16 @@ class NSGA2:
         )
         # The problem is asked for nothing but whether there are constraints.
         problem = Problem(n_var=genomes.shape[1], n_obj=losses.shape[1], n_ieq_constr=violations.shape[1], xl=0, xu=1)
+        competitors = Population.merge(self._population, arrivals)
         self._population = self._survival.do(
-            problem,
-            Population.merge(self._population, arrivals),
-            n_survive=self._size,
-            random_state=self._rng,
+            problem, competitors, n_survive=self._survivors(competitors), random_state=self._rng
         )
+
+    def _survivors(self, competitors: Population) -> int:
+        """How many of the competitors survive: the feasible front, within bounds."""
+        feasible = np.all(competitors.get("G") <= 0, axis=1)
+        front = int(non_dominated(competitors.get("F")[feasible]).sum())
+        return min(max(front, self._size), GROWTH * self._size)
 
 
 def _usable(measurements: Measurements) -> BoolVector:

@@ -21,8 +21,8 @@ def uniform_crossover(mothers: Genomes, fathers: Genomes, rng: np.random.Generat
     return np.where(rng.random(mothers.shape) < 0.5, mothers, fathers)
 
 
-def mutate(genomes: Genomes, cardinalities: Genomes, rng: np.random.Generator, rate: float | None = None) -> Genomes:
-    """Genomes in which some genes, at least one a row, have another value.
+def mutate(genomes: Genomes, cardinalities: Genomes, rng: np.random.Generator, rate: float) -> Genomes:
+    """Genomes in which each gene has another value with a certain probability.
 
     Values of a gene are ordered, so half of the changes go to a neighbor and half to any other value: the
     first refine a front, the second leave local optima. (Rounding a continuous polynomial mutation, the usual
@@ -32,17 +32,13 @@ def mutate(genomes: Genomes, cardinalities: Genomes, rng: np.random.Generator, r
         genomes: ``(n, n_genes)``; not altered.
         cardinalities: ``(n_genes,)`` number of values of each gene, each at least 2.
         rng: the source of chance.
-        rate: probability of each gene to change; default ``1 / n_genes``. A row in which no gene was drawn
-            changes in one gene.
+        rate: probability of each gene to change.
 
     Returns:
         ``(n, n_genes)``.
     """
-    n, n_genes = genomes.shape
-    chosen = rng.random((n, n_genes)) < (1 / n_genes if rate is None else rate)
-    spared = np.flatnonzero(~chosen.any(axis=1))
-    chosen[spared, rng.integers(n_genes, size=len(spared))] = True
-    near = rng.random((n, n_genes)) < 0.5
+    chosen = rng.random(genomes.shape) < rate
+    near = rng.random(genomes.shape) < 0.5
     changed = np.where(near, step(genomes, cardinalities, rng), reset(genomes, cardinalities, rng))
     return np.where(chosen, changed, genomes)
 

@@ -244,7 +244,7 @@ def test_failed_rows_never_enter_the_population() -> None:
         failed = (genomes.sum(axis=1) + generation) % 3 == 0
         failed_ever.add(genomes[failed])
         searcher.tell(failing(measured(losses(genomes)), failed))
-        assert 0 < len(searcher.population) <= 10
+        assert 0 < len(searcher.population) <= 40
         assert failed_ever.new(searcher.population).all()
 
 
@@ -267,6 +267,21 @@ def test_a_feasible_genome_beats_an_infeasible_one_and_a_smaller_violation_a_lar
     losses[3] = np.nan  # what violates a constraint need not be measured
     searcher.remember(genomes, measured(losses, violations))
     assert {tuple(row) for row in searcher.population} == {tuple(genomes[row]) for row in (1, 2, 3, 5)}
+
+
+def test_a_front_survives_as_a_whole_and_dominated_genomes_only_where_it_is_small() -> None:
+    space = chain(6)
+    genomes = space.sample(60, np.random.default_rng(0))
+    genomes = np.unique(genomes, axis=0)
+    front = np.stack([np.arange(len(genomes)), -np.arange(len(genomes))], axis=1).astype(float)
+    for n_front, survivors in ((3, 10), (25, 25), (50, 40)):
+        searcher = NSGA2(space, population_size=10, seed=0)
+        losses = np.where(np.arange(len(genomes))[:, None] < n_front, front, front + 1000)
+        searcher.remember(genomes, measured(losses))
+        assert len(searcher.population) == survivors
+        members = {tuple(row) for row in genomes[:n_front]}
+        surviving = {tuple(row) for row in searcher.population}
+        assert members <= surviving or surviving <= members
 
 
 @pytest.mark.parametrize("seed", range(5))
