@@ -92,6 +92,8 @@ def readmes_folder(tmp_path_factory) -> Iterator[Path]:
     before, path, folder = Path.cwd(), list(sys.path), tmp_path_factory.mktemp("readme")
     os.chdir(folder)
     sys.path.insert(0, str(folder))
+    for name in [name for name in sys.modules if name.startswith("my_")]:
+        del sys.modules[name]  # other tests have files of these names, too
     try:
         follow(README)
         yield folder
