@@ -27,7 +27,7 @@ from benchmarks.presenting import show, spread
 from benchmarks.problems import built_in
 from evo_mpq.compress.program import Choice, Segment
 from evo_mpq.measure.evaluator import PopulationEvaluator
-from evo_mpq.network.builtin import digits_resnet
+from evo_mpq.network.builtin.networks import digits_resnet
 from evo_mpq.problem import Problem
 from evo_mpq.space.policy import Policy
 from evo_mpq.typing import FloatVector, Genomes

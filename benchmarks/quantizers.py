@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks.presenting import show, spread
 from benchmarks.problems import built_in
 from evo_mpq.measure.executors import InProcess
-from evo_mpq.network.digits_models import BUILDERS
+from evo_mpq.network.builtin.digits_models import BUILDERS
 from evo_mpq.space.policy import Policy
 
 ARMS = {

@@ -18,12 +18,12 @@ from evo_mpq.config import Key, Settings, object_name, resolved, validate
 from evo_mpq.errors import ConfigError, Mistake, Mistakes
 from evo_mpq.measure.candidate import Candidate
 from evo_mpq.measure.objectives import Constraint, Quantity
-from evo_mpq.network import builtin
+from evo_mpq.network.builtin import networks as builtin
 from evo_mpq.network.calling import Forward
-from evo_mpq.network.data import digits
+from evo_mpq.network.data.checks import checked_splits, fingerprint
+from evo_mpq.network.data.kinds import digits
+from evo_mpq.network.data.splits import Splits
 from evo_mpq.network.network import Network, trace_network
-from evo_mpq.network.split_checks import checked_splits, fingerprint
-from evo_mpq.network.splits import Splits
 from evo_mpq.network.weights import load_weights
 from evo_mpq.quantities import Quantities, read_quantities
 from evo_mpq.space.building import SpaceLayer, build_space

@@ -18,12 +18,12 @@ from torch.nn import functional
 
 from evo_mpq.compress.compressor import Compressor
 from evo_mpq.compress.quantizers import ActivationQuantizer, UniformAffine
+from evo_mpq.network.builtin.digits_models import BUILDERS
+from evo_mpq.network.builtin.training import trained
 from evo_mpq.network.calling import Forward
-from evo_mpq.network.data import digits
-from evo_mpq.network.digits_models import BUILDERS
+from evo_mpq.network.data.kinds import digits
+from evo_mpq.network.data.splits import Split, Splits, splits_from
 from evo_mpq.network.network import Network, trace_network
-from evo_mpq.network.splits import Split, Splits, splits_from
-from evo_mpq.network.training import trained
 from evo_mpq.space.policy import LayerPolicy, Policy
 
 BUILTIN = ("digits_resnet", "digits_mobilenet", "digits_mlp", "digits_vit")

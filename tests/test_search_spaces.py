@@ -8,7 +8,7 @@ import pytest
 
 from evo_mpq.config import describe_space, json_schema, load, packaged_spaces
 from evo_mpq.config.settings import SCHEMA_NAME
-from evo_mpq.network.digits_models import BUILDERS
+from evo_mpq.network.builtin.digits_models import BUILDERS
 from evo_mpq.problem import build_problem
 
 SPACES = packaged_spaces()

@@ -329,8 +329,8 @@ def test_a_packaged_search_finds_points_that_are_small_and_as_good_as_the_networ
 def test_what_is_exported_of_a_packaged_search_is_what_was_measured(digits_run, tmp_path):
     file = tmp_path / "small.safetensors"
     assert command("export", digits_run, "--out", file).exit_code == 0
-    from evo_mpq.network.data import digits
-    from evo_mpq.network.digits_models import BUILDERS
+    from evo_mpq.network.builtin.digits_models import BUILDERS
+    from evo_mpq.network.data.kinds import digits
 
     loaded = evo_mpq.load(file, BUILDERS["digits_resnet"]())
     images, targets = digits()["search"].tensors

@@ -23,8 +23,8 @@ from evo_mpq.measure.measurements import Values
 from evo_mpq.measure.objectives import Accumulator, Batch, Quantity, sample_values
 from evo_mpq.measure.statistics import standard_error
 from evo_mpq.network.calling import tensors_of
+from evo_mpq.network.data.splits import Split
 from evo_mpq.network.network import Network
-from evo_mpq.network.splits import Split
 from evo_mpq.space.policy import Policy
 from evo_mpq.typing import FloatVector
 

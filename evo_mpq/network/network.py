@@ -15,9 +15,9 @@ from torch.utils import _pytree as pytree
 
 from evo_mpq.errors import EvoMpqError, NetworkError, user_frame
 from evo_mpq.network.calling import Forward, default_forward, select_output, tensors_of
+from evo_mpq.network.data.splits import Split, Splits
 from evo_mpq.network.graph import Graph, run
 from evo_mpq.network.layers import Layer, count_macs, find_edges, find_layers
-from evo_mpq.network.splits import Split, Splits
 from evo_mpq.network.tracing import Traced, evaluation_copy, trace
 
 _TRACING_TOLERANCE = 1e-3  # of the largest output; folding batch normalization and other kernels stay far below

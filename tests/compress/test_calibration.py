@@ -12,10 +12,10 @@ from evo_mpq.compress.bank import as_matrix
 from evo_mpq.compress.calibration import Statistics, calibrate, channel_statistics, sorted_sample
 from evo_mpq.compress.compressor import Compressor
 from evo_mpq.errors import NetworkError
+from evo_mpq.network.data.splits import splits_from
 from evo_mpq.network.graph import Node, operator, run
 from evo_mpq.network.layers import Use
 from evo_mpq.network.network import Network, trace_network
-from evo_mpq.network.splits import splits_from
 
 
 def statistics_of(network: Network, *, centred: bool) -> Statistics:

@@ -13,8 +13,8 @@ from torch.nn import functional
 from evo_mpq.compress.compressor import Compressor
 from evo_mpq.compress.quantizers import ActivationQuantizer, UniformAffine
 from evo_mpq.errors import NetworkError
+from evo_mpq.network.data.splits import splits_from
 from evo_mpq.network.network import Network, trace_network
-from evo_mpq.network.splits import splits_from
 from evo_mpq.space.policy import Policy
 
 

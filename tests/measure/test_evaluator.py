@@ -33,7 +33,7 @@ from evo_mpq.measure.evaluator import (
 from evo_mpq.measure.objectives import as_quantity
 from evo_mpq.measure.statistics import standard_error
 from evo_mpq.network.calling import tensors_of
-from evo_mpq.network.splits import Split
+from evo_mpq.network.data.splits import Split
 from evo_mpq.space.policy import LayerPolicy, Policy
 
 SETTINGS: list[dict[str, Any]] = [

@@ -17,8 +17,8 @@ from evo_mpq.compress.compressor import Compressor, load_packed
 from evo_mpq.errors import NetworkError
 from evo_mpq.measure.executors import InProcess
 from evo_mpq.measure.objectives import as_quantity
+from evo_mpq.network.data.splits import Splits, splits_from
 from evo_mpq.network.network import Network, TensorSignature, input_signature, trace_network
-from evo_mpq.network.splits import Splits, splits_from
 from evo_mpq.objectives.kl_divergence import KLDivergence
 from evo_mpq.space.policy import Policy
 

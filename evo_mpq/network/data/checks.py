@@ -15,7 +15,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from evo_mpq.errors import DataError
-from evo_mpq.network.splits import RawBatch, Split, Splits, form_of, origin, splits_from
+from evo_mpq.network.data.splits import RawBatch, Split, Splits, form_of, origin, splits_from
 
 MOST_COPIES = 0.01
 """Fraction of a split that may be exact copies of another split's samples; they are left out."""

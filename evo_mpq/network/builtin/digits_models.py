@@ -2,7 +2,7 @@
 
 All take ``(n, 1, 8, 8)`` float images and return ``(n, 10)`` logits, and can be traced by ``torch.export`` in
 eval mode with a dynamic batch. The functions return untrained networks whose initial weights come from torch's
-global generator, as those of any ``nn.Module``; ``evo_mpq.network.training.trained`` seeds and trains them.
+global generator, as those of any ``nn.Module``; ``evo_mpq.network.builtin.training.trained`` seeds and trains them.
 """
 
 from __future__ import annotations

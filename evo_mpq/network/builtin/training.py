@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from evo_mpq.errors import NetworkError
-from evo_mpq.network import digits_models
-from evo_mpq.network.data import DIGITS_BACKGROUND, digits
-from evo_mpq.network.digits_models import BUILDERS, IMAGE_SIDE
+from evo_mpq.network.builtin import digits_models
+from evo_mpq.network.builtin.digits_models import BUILDERS, IMAGE_SIDE
+from evo_mpq.network.data.kinds import DIGITS_BACKGROUND, digits
 
 Progress: TypeAlias = Callable[[int, int, str], None]
 """``progress(done, total, message)``, told about steps of training."""

@@ -1,7 +1,7 @@
 """The built-in kinds of data: functions that return the splits of a search.
 
 Like a user's own, each returns a mapping with the keys calibration, search, test and optionally train, whose values
-are torch ``Dataset`` s; ``evo_mpq.network.split_checks.checked_splits`` makes them usable.
+are torch ``Dataset`` s; ``evo_mpq.network.data.checks.checked_splits`` makes them usable.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import torch
 from torch.utils.data import TensorDataset
 
 from evo_mpq.errors import DataError
-from evo_mpq.network.images import image_folder
-from evo_mpq.network.splits import partition
+from evo_mpq.network.data.images import image_folder
+from evo_mpq.network.data.splits import partition
 
 __all__ = ["arrays", "digits", "image_folder"]
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from evo_mpq.errors import NetworkError
-from evo_mpq.network import training
-from evo_mpq.network.data import DIGITS_BACKGROUND, digits
-from evo_mpq.network.digits_models import BUILDERS
-from evo_mpq.network.training import RECIPES, cache_folder, trained
+from evo_mpq.network.builtin import training
+from evo_mpq.network.builtin.digits_models import BUILDERS
+from evo_mpq.network.builtin.training import RECIPES, cache_folder, trained
+from evo_mpq.network.data.kinds import DIGITS_BACKGROUND, digits
 
 every_network = pytest.mark.parametrize("name", sorted(BUILDERS))
 

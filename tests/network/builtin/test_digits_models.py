@@ -7,14 +7,14 @@ import torch
 from torch import nn
 
 from evo_mpq.errors import NetworkError
-from evo_mpq.network.digits_models import (
+from evo_mpq.network.builtin.digits_models import (
     BUILDERS,
     digits_mlp,
     digits_mobilenet,
     digits_resnet,
     digits_vit,
 )
-from evo_mpq.network.training import trained
+from evo_mpq.network.builtin.training import trained
 
 every_network = pytest.mark.parametrize("name", sorted(BUILDERS))
 

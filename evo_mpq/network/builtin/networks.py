@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from evo_mpq.network.training import Progress, trained
+from evo_mpq.network.builtin.training import Progress, trained
 
 
 def digits_resnet(

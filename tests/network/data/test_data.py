@@ -21,8 +21,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset, random_split
 
 from evo_mpq.errors import DataError
-from evo_mpq.network.data import DIGITS_BACKGROUND, arrays, digits, image_folder
-from evo_mpq.network.split_checks import (
+from evo_mpq.network.data.checks import (
     check_alike,
     check_stable,
     checked_splits,
@@ -31,7 +30,8 @@ from evo_mpq.network.split_checks import (
     input_digests,
     make_disjoint,
 )
-from evo_mpq.network.splits import RawBatch, Split, Splits, partition, splits_from
+from evo_mpq.network.data.kinds import DIGITS_BACKGROUND, arrays, digits, image_folder
+from evo_mpq.network.data.splits import RawBatch, Split, Splits, partition, splits_from
 
 sizes = st.integers(1, 20)
 

@@ -1,0 +1,1 @@
+"""The built-in networks and how they are trained."""

@@ -1,0 +1,1 @@
+"""Data: splits, their checks, and the built-in kinds."""
