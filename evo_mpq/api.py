@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import nn
 
-from evo_mpq.compress.compressor import CompressedModule, load_packed
+from evo_mpq.compress.module import CompressedModule, load_packed
 from evo_mpq.config import Config, Document, locate, object_name, validate
 from evo_mpq.config import load as load_config
 from evo_mpq.console import ConsoleReporter

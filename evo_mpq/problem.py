@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +12,22 @@ import torch
 from torch import nn
 
 from evo_mpq import plugins
-from evo_mpq.compress.compressor import Compressor
+from evo_mpq.compress.compressor import Compressor, Pruning
 from evo_mpq.compress.quantizers import ActivationQuantizer, UniformAffine
 from evo_mpq.config import Key, Settings, object_name, resolved, validate
 from evo_mpq.errors import ConfigError, Mistake, Mistakes
 from evo_mpq.measure.candidate import Candidate
 from evo_mpq.measure.objectives import Constraint, Quantity
+from evo_mpq.network.blocks import Block
 from evo_mpq.network.builtin import networks as builtin
 from evo_mpq.network.calling import Forward
 from evo_mpq.network.data.checks import checked_splits, fingerprint
-from evo_mpq.network.data.kinds import digits
 from evo_mpq.network.data.splits import Splits
 from evo_mpq.network.network import Network, trace_network
+from evo_mpq.network.products import Product
 from evo_mpq.network.weights import load_weights
 from evo_mpq.quantities import Quantities, read_quantities
-from evo_mpq.space.building import SpaceLayer, build_space
+from evo_mpq.space.building import SpaceGroup, SpaceLayer, build_space
 from evo_mpq.space.genes import BIT_KINDS
 from evo_mpq.space.policy import Policy
 from evo_mpq.space.search_space import SearchSpace
@@ -107,7 +108,7 @@ class Problem:
             "compute": {"device": DEVICE, "threads": self.settings.compute.threads},
             # what the patterns came to: their order counts, and mappings are compared without it
             "genes": {gene.name: [*gene.values] for gene in self.space.genes},
-            "fixed": {name: [policy.weight_bits, policy.activation_bits] for name, policy in self.space.fixed.items()},
+            "fixed": {name: list(astuple(policy)) for name, policy in self.space.fixed.items()},
             "fingerprints": {
                 "graph": self.network.graph.hash(),
                 "weights": self.network.weights_hash(),
@@ -267,19 +268,20 @@ def _refuse_accelerators(settings: Settings) -> None:
 
 
 def _refuse_trained_samples(settings: Settings, base: Path | None) -> None:
-    """Refuses a built-in network whose training images are search or test images of another seed's digits."""
+    """Refuses a built-in network that was trained on samples which another seed of its data searches or tests on."""
     model, data = settings.model, settings.data
     try:
         kinds = (plugins.resolve(model.kind, "models", base), plugins.resolve(data.kind, "data", base))
     except ConfigError:
         return  # told where it is loaded
-    if getattr(kinds[0], "__module__", None) != builtin.__name__ or kinds[1] is not digits:
+    trained_on = builtin.trained_on(kinds[0])
+    if trained_on is None or kinds[1] is not trained_on:
         return
     seeds = (model.options.get("seed", 0), data.options.get("seed", 0))
     if seeds[0] != seeds[1]:
         message = (
-            f"the network is trained on the digits of seed {seeds[0]}, among which are search and test images of seed "
-            f"{seeds[1]}; give model and data the same seed"
+            f"the network is trained on the {trained_on.__name__} of seed {seeds[0]}, among which are search and test "
+            f"samples of seed {seeds[1]}; give model and data the same seed"
         )
         raise ConfigError([Mistake(("data", "seed") if "seed" in data.options else ("model", "seed"), message)])
 
@@ -348,6 +350,7 @@ def _trace(settings: Settings, module: nn.Module, splits: Splits, forward: Forwa
         forward=forward,
         forward_name=None if said.forward is None else _name_of(said.forward),
         output=said.output,
+        prunable=settings.space.prune is not None,
     )
 
 
@@ -360,23 +363,42 @@ def _name_of(value: Any) -> str:
 
 def _space(settings: Settings, network: Network) -> SearchSpace:
     said = settings.space
+    drop = said.architecture.drop
     return build_space(
-        [SpaceLayer(layer.name, layer.quantizes_input) for layer in network.layers],
+        [
+            SpaceLayer(site.name, has_weight=False)
+            if isinstance(site, Product)
+            else SpaceLayer(site.name, site.quantizes_input)
+            for site in network.sites()
+        ],
         defaults=said.defaults.plain(),
         layer_rules={pattern: rule.plain() for pattern, rule in said.layers.items()},
         tie=said.tie,
+        groups=[
+            SpaceGroup(group.n_channels, tuple(group.rows), tuple(group.columns)) for group in network.prune_groups
+        ],
+        prune=None if said.prune is None else said.prune.plain(),
+        blocks={name: _inside(network, found) for name, found in network.blocks.items()} if drop else {},
+        drop=drop,
         edges=settings.quantizer.activations.edges,
     )
 
 
+def _inside(network: Network, found: Block | str) -> tuple[str, ...] | str:
+    """What lies in a block, or why a module is none."""
+    return found if isinstance(found, str) else tuple(site.name for site in network.sites(found))
+
+
 def _compressor(settings: Settings, network: Network, space: SearchSpace) -> Compressor:
-    weights = settings.quantizer.weights
+    weights, prune = settings.quantizer.weights, settings.space.prune
     return Compressor(
         network,
         quantizer=UniformAffine(weights.symmetric, weights.granularity, weights.clip, weights.rounding),
         activations=ActivationQuantizer(settings.quantizer.activations.clip),
         correction=settings.correction,
         edges=space.edges,
+        pruning=None if prune is None else Pruning(prune.criterion, prune.compensate),
+        blocks=space.blocks,
         memory=settings.compute.memory_bytes,
     )
 

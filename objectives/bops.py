@@ -24,4 +24,4 @@ class BOPs:
     def __call__(self, candidate: Candidate) -> float:
         """Bit operations for one sample."""
         layers = sum(layer.macs * layer.weight_bits * layer.activation_bits for layer in candidate.layers)
-        return float(layers + candidate.network.other_macs * _FLOAT_BITS**2)
+        return float(layers + candidate.other_macs * _FLOAT_BITS**2)

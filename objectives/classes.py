@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from evo_mpq.errors import ConfigError, Mistake
 from evo_mpq.measure.objectives import Batch, SampleMean
+from evo_mpq.typing import FloatVector
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,36 @@ class ClassObjective:
                 "that are no class scores take mean_squared_error, or set dim:"
             )
         return dim % n_dims
+
+
+class ExponentialMean(SampleMean):
+    """The accumulator of what is the exponential of a mean over samples.
+
+    Its values per sample are those whose mean has the standard error of the delta method, also in differences of two
+    candidates: ``E * (1 + x_i - m)``, where ``m`` is the mean of the ``x_i`` and ``E`` its exponential. Their mean is
+    ``E``; that of the exponentials would be larger.
+
+    >>> accumulator = ExponentialMean(lambda outputs, batch: outputs[:, 0])
+    >>> outputs = torch.tensor([[0.0], [2.0]])
+    >>> accumulator.update(outputs, Batch(None, None, torch.arange(2), outputs))
+    >>> round(accumulator.compute(), 4), accumulator.values().round(4)
+    (2.7183, array([0.    , 5.4366]))
+    """
+
+    def compute(self) -> float:
+        """Exponential of the mean over all samples, in float64; infinite where it is too large for that."""
+        with np.errstate(over="ignore"):
+            return float(np.exp(np.mean(super().values())))
+
+    def values(self) -> FloatVector:
+        """``(n,)`` values of all samples, linearized around the mean, in the order of the batches.
+
+        Raises:
+            RuntimeError: no batch was added.
+        """
+        exponents = super().values()
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self.compute() * (1 + exponents - np.mean(exponents))
 
 
 def sample_means(values: Tensor) -> Tensor:

@@ -17,4 +17,4 @@ class MACs:
 
     def __call__(self, candidate: Candidate) -> float:
         """Operations for one sample."""
-        return float(sum(layer.macs for layer in candidate.layers) + candidate.network.other_macs)
+        return float(sum(layer.macs for layer in candidate.layers) + candidate.other_macs)

@@ -17,4 +17,4 @@ class Parameters:
 
     def __call__(self, candidate: Candidate) -> float:
         """Number of parameters."""
-        return float(sum(layer.n_parameters for layer in candidate.layers) + candidate.network.other_parameters)
+        return float(sum(layer.n_parameters for layer in candidate.layers) + candidate.other_parameters)

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from evo_mpq.network.calling import Forward
 from evo_mpq.network.data.kinds import digits
 from evo_mpq.network.data.splits import Split, Splits, splits_from
 from evo_mpq.network.network import Network, trace_network
+from evo_mpq.network.products import Product
 from evo_mpq.space.policy import LayerPolicy, Policy
 
 BUILTIN = ("digits_resnet", "digits_mobilenet", "digits_mlp", "digits_vit")
@@ -287,7 +288,26 @@ def network_of(name: str) -> Network:
         name=name,
         forward=example.forward if example else None,
         output=example.output if example else None,
+        prunable=name in PRUNABLE,
     )
+
+
+PRUNABLE = ("digits_resnet", "digits_mobilenet", "digits_mlp", "convolutions", "signals")
+"""Networks whose channels are pruned in tests."""
+
+
+@cache
+def blocks_of(name: str) -> tuple[str, ...]:
+    """Blocks that may be dropped together: the outermost, without those whose pruned channels others read."""
+    network = network_of(name)
+    chosen: list[str] = []
+    for path, found in network.blocks.items():
+        if isinstance(found, str) or any(path.startswith(f"{other}.") for other in chosen):
+            continue
+        inside = {*found.layers}
+        if all(inside.issuperset(group.columns) or not inside.issuperset(group.rows) for group in network.prune_groups):
+            chosen.append(path)
+    return tuple(chosen)
 
 
 @cache
@@ -307,6 +327,7 @@ def compressor_of(
         activations=ActivationQuantizer("minmax"),
         correction=correction,
         edges=edges,
+        blocks=blocks_of(name),
     )
 
 
@@ -317,20 +338,30 @@ def random_policies(
     weight_bits: Sequence[int] = (2, 3, 4, 5, 6, 7, 8, 32),
     activation_bits: Sequence[int] = (2, 4, 8, 32),
 ) -> list[Policy]:
-    """Policies of which many share their first layers, one twice, among them everything at 32 bits."""
+    """Policies of which many share their first layers, one twice, among them everything at 32 bits.
+
+    Channels are pruned and blocks dropped in all but every third.
+    """
     rng = np.random.default_rng(seed)
-    names = [layer.name for layer in network.layers]
-    rows: list[list[LayerPolicy]] = []
+    names = [site.name for site in network.sites()]
+    policies: list[Policy] = []
     for i in range(n):
-        row = [
-            LayerPolicy(int(rng.choice(weight_bits)), int(rng.choice(activation_bits)) if layer.quantizes_input else 32)
-            for layer in network.layers
-        ]
-        if i % 2:  # the second half of another one's layers is changed
-            shared = len(names) // 2
-            row[:shared] = rows[-1][:shared]
-        rows.append(row)
-    policies = [Policy(dict(zip(names, row, strict=True))) for row in rows]
+        layers = {
+            site.name: LayerPolicy(
+                32 if isinstance(site, Product) else int(rng.choice(weight_bits)),
+                int(rng.choice(activation_bits)) if isinstance(site, Product) or site.quantizes_input else 32,
+            )
+            for site in network.sites()
+        }
+        architecture = {}
+        if i % 3:
+            for group in network.prune_groups:
+                ratio = float(rng.choice([0.0, 0.3, 0.5]))
+                layers.update({name: replace(layers[name], prune_ratio=ratio) for name in group.rows})
+            architecture = {f"{block}.drop": True for block in blocks_of(network.name) if rng.random() < 0.3}
+        elif i:  # the second half of another one's layers is changed
+            layers.update({name: policies[-3].layers[name] for name in names[: len(names) // 2]})
+        policies.append(Policy(layers, architecture))
     return [*policies, Policy.uniform(names, 32, 32), policies[0]]
 
 
@@ -344,7 +375,7 @@ import hashlib, sys
 from pathlib import Path
 import torch
 import networks
-from evo_mpq.compress.compressor import load_packed
+from evo_mpq.compress.module import load_packed
 torch.set_num_threads(1)
 name, file = sys.argv[1:]
 module = load_packed(Path(file).read_bytes(), file, networks.untrained(name, seed=99))

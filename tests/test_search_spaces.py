@@ -8,19 +8,22 @@ import pytest
 
 from evo_mpq.config import describe_space, json_schema, load, packaged_spaces
 from evo_mpq.config.settings import SCHEMA_NAME
-from evo_mpq.network.builtin.digits_models import BUILDERS
+from evo_mpq.network.builtin.recipes import BUILT_IN
 from evo_mpq.problem import build_problem
 
 SPACES = packaged_spaces()
 
-QUICK = "model.steps=20"
-"""Laws do not need well-trained networks."""
+QUICK = {"digits": ("model.steps=20",)}
+"""By the kind of data; laws need neither well-trained networks nor many samples."""
+
+FEW = ("model.steps=2", "data.calibration=8", "data.search=8", "data.test=8")
+"""Where the data is not listed there."""
 
 every_space = pytest.mark.parametrize("name", SPACES)
 
 
 def test_every_built_in_network_has_its_bits_and_its_activations_to_search():
-    assert SPACES.keys() == {f"{network}{suffix}" for network in BUILDERS for suffix in ("", "_activations")}
+    assert SPACES.keys() == {f"{network}{suffix}" for network in BUILT_IN for suffix in ("", "_activations")}
 
 
 def test_the_schema_that_editors_find_beside_them_is_the_one_of_this_version():
@@ -47,19 +50,31 @@ def test_a_comment_says_what_each_one_shows():
 
 
 @every_space
-def test_no_image_of_the_search_or_test_split_was_trained_on(name):
-    """The split follows from the data's seed, the images that were trained on from the model's."""
+def test_no_sample_of_the_search_or_test_split_was_trained_on(name):
+    """The split follows from the data's seed, the samples that were trained on from the model's."""
     settings = load(SPACES[name]).settings
+    assert BUILT_IN[settings.model.kind].data.__name__ == settings.data.kind
     assert settings.model.options["seed"] == settings.data.options["seed"]
 
 
 @every_space
 def test_it_builds_the_genes_that_its_name_promises(name):
-    problem = build_problem(load(SPACES[name], [QUICK]).settings, SPACES[name].parent)
+    config = load(SPACES[name])
+    quick = QUICK.get(config.settings.data.kind, FEW)
+    problem = build_problem(load(SPACES[name], quick).settings, SPACES[name].parent)
     values: dict[str, set[tuple[int, ...]]] = {"weight_bits": {(2, 3, 4, 5, 6, 7, 8)}}
     if name.endswith("_activations"):
         values["activation_bits"] = {(4, 8)}
     found = {kind: {gene.values for gene in problem.space.genes if gene.kind == kind} for kind in values}
     assert found == values
-    assert problem.space.n_genes == len(values) * len(problem.network.layers)
-    assert {"kl_divergence", "size", "accuracy"} <= {quantity.name for quantity in problem.quantities}
+    network = problem.network
+    readers = {layer.name for layer in network.layers if layer.quantizes_input}
+    owners = {
+        "weight_bits": {layer.name for layer in network.layers},
+        "activation_bits": readers | {product.name for product in network.products},
+    }
+    for kind in values:
+        names = [gene.name.removesuffix(f".{kind}") for gene in problem.space.genes if gene.kind == kind]
+        assert sorted(names) == sorted(owners[kind])
+    metrics = {quantity.name for quantity in problem.quantities}
+    assert {"kl_divergence", "size", "perplexity" if name.startswith("tiny_gpt") else "accuracy"} <= metrics

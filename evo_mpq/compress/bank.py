@@ -1,36 +1,42 @@
-"""Quantized weights of every layer at every bit width, made on first use and kept while memory lasts."""
+"""Weights of every layer in every form, made on first use and kept while memory lasts."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from evo_mpq.compress.gptq import gptq_codes, inverse_factor
-from evo_mpq.compress.quantizers import WeightGrid, WeightQuantizer
+from evo_mpq.compress.channels import Channels, WeightForm
+from evo_mpq.compress.gptq import compensated, gptq_codes, inverse_factor
+from evo_mpq.compress.quantizers import UNTOUCHED_BITS, WeightGrid, WeightQuantizer
 from evo_mpq.network.layers import Layer
 
 
 @dataclass(frozen=True, eq=False)
-class QuantizedWeight:
-    """One layer's weight at one bit width.
+class CompressedWeight:
+    """One layer's weight in one form.
 
     Attributes:
-        grid: its scales.
-        codes: ``(rows, columns)`` int16 codes on the grid.
-        values: the weight they stand for, in the shape and orientation of the network's parameter.
+        grid: scales of the rows that remain; None for a float weight.
+        matrix: ``(rows, columns)`` what remains: int16 codes on the grid, or floats.
+        rows: positions of the output channels that remain; None for all.
+        columns: positions of the columns that remain; None for all.
+        values: the weight they stand for, in the shape and orientation of the network's parameter, zero where a
+            channel was removed.
     """
 
-    grid: WeightGrid
-    codes: torch.Tensor
+    grid: WeightGrid | None
+    matrix: torch.Tensor
+    rows: torch.Tensor | None
+    columns: torch.Tensor | None
     values: torch.Tensor
 
     @property
     def n_bytes(self) -> int:
         """Memory of codes and values."""
-        return self.codes.nbytes + self.values.nbytes
+        return self.matrix.nbytes + self.values.nbytes
 
 
 def as_matrix(weight: torch.Tensor, layer: Layer) -> torch.Tensor:
@@ -43,16 +49,38 @@ def from_matrix(matrix: torch.Tensor, layer: Layer) -> torch.Tensor:
     return matrix.T.contiguous() if layer.transposed else matrix.reshape(layer.shape).contiguous()
 
 
-class WeightBank:
-    """Quantized weights under (layer, bits).
+def compressed_weight(
+    layer: Layer,
+    grid: WeightGrid | None,
+    matrix: torch.Tensor,
+    rows: torch.Tensor | None,
+    columns: torch.Tensor | None,
+) -> CompressedWeight:
+    """A weight from what remains of it; removed channels become zeros again."""
+    remaining = matrix if grid is None else grid.dequantize(matrix)
+    if columns is not None:
+        whole = remaining.new_zeros(len(remaining), layer.n_parameters // layer.n_rows)
+        remaining = whole.index_copy_(1, columns, remaining)
+    if rows is not None:
+        whole = remaining.new_zeros(layer.n_rows, remaining.shape[1])
+        remaining = whole.index_copy_(0, rows, remaining)
+    return CompressedWeight(grid, matrix, rows, columns, from_matrix(remaining, layer))
 
-    An entry that was evicted is made again bit for bit: rounding depends on the float weights and the second
-    moments alone.
+
+class WeightBank:
+    """Compressed weights under (layer, form).
+
+    An entry that was evicted is made again bit for bit: it depends on the float weights and the second moments alone.
+    Scales are chosen from all rows of the weight, so pruning output channels only selects rows; columns are removed
+    first, with the others compensated for them, and then what remains is quantized.
 
     Args:
         tensors: the network's state.
         quantizer: chooses grids and the kind of rounding.
-        grams: second moments of the layers' inputs; layers that are not in it are rounded to nearest.
+        channels: that remain at a ratio.
+        grams: second moments of the layers' inputs; layers that are not in it are rounded to nearest, and not
+            compensated for removed columns.
+        compensate: whether the other columns take over what removed ones contributed.
         memory: bytes of entries that are kept.
     """
 
@@ -60,24 +88,30 @@ class WeightBank:
         self,
         tensors: Mapping[str, torch.Tensor],
         quantizer: WeightQuantizer,
+        channels: Channels,
         grams: Mapping[str, torch.Tensor],
+        *,
+        compensate: bool,
         memory: int,
     ) -> None:
         self._tensors = tensors
         self._quantizer = quantizer
+        self._channels = channels
         self._grams = grams
+        self._compensate = compensate
         self._memory = memory
-        self._entries: OrderedDict[tuple[str, int], QuantizedWeight] = OrderedDict()
-        self._factors: dict[str, list[torch.Tensor]] = {}
+        self._entries: OrderedDict[tuple[str, WeightForm], CompressedWeight] = OrderedDict()
+        self._factors: dict[tuple[str, tuple[float, ...]], list[torch.Tensor]] = {}
         self._used = 0
 
-    def __call__(self, layer: Layer, bits: int) -> QuantizedWeight:
-        """The layer's weight at ``bits`` (2 … 8)."""
-        key = (layer.name, bits)
+    def __call__(self, layer: Layer, form: WeightForm) -> CompressedWeight:
+        """The layer's weight in a form."""
+        key = (layer.name, form)
         if key in self._entries:
             self._entries.move_to_end(key)
             return self._entries[key]
-        entry = self._quantize(layer, bits)
+        rows = self._channels.rows(layer, form)
+        entry = self._compress(layer, form) if rows is None else self._select(layer, form, rows)
         self._entries[key] = entry
         self._used += entry.n_bytes
         while self._used > self._memory and len(self._entries) > 1:
@@ -85,24 +119,50 @@ class WeightBank:
             self._used -= evicted.n_bytes
         return entry
 
-    def _quantize(self, layer: Layer, bits: int) -> QuantizedWeight:
+    def _select(self, layer: Layer, form: WeightForm, rows: torch.Tensor) -> CompressedWeight:
+        whole = self(layer, form._replace(row_ratio=0.0))
+        grid = whole.grid
+        if grid is not None:
+            grid = replace(grid, scale=grid.scale[rows], zero_point=grid.zero_point[rows])
+        return compressed_weight(layer, grid, whole.matrix[rows], rows, whole.columns)
+
+    def _compress(self, layer: Layer, form: WeightForm) -> CompressedWeight:
         matrix = as_matrix(self._tensors[layer.parameter], layer)
-        grid = self._quantizer.grid(matrix, bits)
+        columns = self._channels.columns(layer, form)
+        if columns is not None:
+            matrix = self._without_columns(layer, matrix, columns)
+        if form.bits == UNTOUCHED_BITS:
+            return compressed_weight(layer, None, matrix, None, columns)
+        grid = self._quantizer.grid(matrix, form.bits)
         if self._quantizer.rounding == "gptq" and layer.name in self._grams:
-            codes = self._gptq(matrix, grid, layer)
+            codes = self._gptq(matrix, grid, layer, form, columns)
         else:
             codes = grid.round(matrix)
-        codes = codes.to(torch.int16)
-        return QuantizedWeight(grid, codes, from_matrix(grid.dequantize(codes), layer))
+        return compressed_weight(layer, grid, codes.to(torch.int16), None, columns)
 
-    def _gptq(self, matrix: torch.Tensor, grid: WeightGrid, layer: Layer) -> torch.Tensor:
-        if layer.name not in self._factors:
-            self._factors[layer.name] = [inverse_factor(gram) for gram in self._grams[layer.name]]
-        factors = self._factors[layer.name]
+    def _without_columns(self, layer: Layer, matrix: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        if self._compensate and layer.name in self._grams:
+            return compensated(matrix, self._grams[layer.name][0], columns)  # grouped convolutions lose no columns
+        return matrix[:, columns]
+
+    def _gptq(
+        self,
+        matrix: torch.Tensor,
+        grid: WeightGrid,
+        layer: Layer,
+        form: WeightForm,
+        columns: torch.Tensor | None,
+    ) -> torch.Tensor:
+        key = (layer.name, form.column_ratios)
+        if key not in self._factors:
+            grams = self._grams[layer.name]
+            remaining = grams if columns is None else grams[:, columns][:, :, columns]
+            self._factors[key] = [inverse_factor(gram) for gram in remaining]
+        factors = self._factors[key]
         rows = len(matrix) // len(factors)
         parts = []
         for i, factor in enumerate(factors):
             part = slice(i * rows, (i + 1) * rows)
-            own = WeightGrid(grid.bits, grid.scale[part], grid.zero_point[part], grid.group_size, grid.lowest)
+            own = replace(grid, scale=grid.scale[part], zero_point=grid.zero_point[part])
             parts.append(gptq_codes(matrix[part], own, factor))
         return torch.cat(parts)

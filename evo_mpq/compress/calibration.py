@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.nn import functional
 from evo_mpq.errors import NetworkError
 from evo_mpq.network.graph import Graph, Node, run
 from evo_mpq.network.layers import Layer, Use
+from evo_mpq.network.products import FusedArguments, Product, attention_weights, shared_heads
 
 _MOST_VALUES = 1 << 20  # of an activation that are sorted
 _SAMPLE = 8192  # of the sorted values that are kept
@@ -41,6 +43,7 @@ def calibrate(
     graph: Graph,
     tensors: Mapping[str, torch.Tensor],
     layers: Sequence[Layer],
+    products: Sequence[Product],
     edges: Mapping[str, tuple[str, ...]],
     inputs: Sequence[torch.Tensor],
     *,
@@ -53,6 +56,7 @@ def calibrate(
         graph: the traced network.
         tensors: its state.
         layers: its layers.
+        products: its products of activations.
         edges: activations that no layer governs, by reader.
         inputs: tensors of the calibration batch.
         centred: second moments around the mean, right if the correction removes shifts anyway.
@@ -61,6 +65,10 @@ def calibrate(
     uses = uses_by_node(layers)
     sources = {use.input for _, use in uses.values() if use.input is not None}
     sources.update(name for names in edges.values() for name in names)
+    sources.update(name for product in products for name in product.operands)
+    fused = {product.node: FusedArguments.of(graph[product.node]) for product in products if product.fused}
+    held: dict[str, torch.Tensor] = {}  # what attention weights are computed from, until they are
+    to_hold = Counter(name for given in fused.values() for name in given.of_weights)
     samples: dict[str, torch.Tensor] = {}
     means: dict[str, torch.Tensor] = {}
     deviations: dict[str, torch.Tensor] = {}
@@ -69,6 +77,15 @@ def calibrate(
     readers = {name: sum(use.input == name for _, use in uses.values()) for name in sources}
 
     def visit(node: Node, value: Any) -> None:
+        if node.name in to_hold:
+            held[node.name] = value
+        if node.name in fused:
+            given = fused[node.name]
+            samples[f"{node.name}@weights"] = sorted_sample(_attention_weights(given, held))
+            to_hold.subtract(given.of_weights)
+            for name in given.of_weights:
+                if not to_hold[name]:
+                    held.pop(name, None)
         if node.name in sources:
             samples[node.name] = sorted_sample(value)
             if second_moments and readers[node.name]:
@@ -91,6 +108,14 @@ def calibrate(
     with torch.no_grad():
         run(graph, tensors, inputs, visit)
     return Statistics(samples, means, deviations, grams)
+
+
+def _attention_weights(given: FusedArguments, values: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    query, key = values[given.query], values[given.key]
+    mask = None if given.mask is None else values[given.mask]
+    return attention_weights(
+        query, shared_heads(key, query) if given.grouped else key, mask, given.is_causal, given.scale
+    )
 
 
 def _reads_whole_rows(graph: Graph, node: Node, layer: Layer) -> bool:
@@ -206,3 +231,29 @@ def _same_padding(kernel: Sequence[int], dilation: Sequence[int]) -> list[int]:
 def uses_by_node(layers: Sequence[Layer]) -> dict[str, tuple[Layer, Use]]:
     """Every operation that reads a layer's weight, by its name."""
     return {use.node: (layer, use) for layer in layers for use in layer.uses}
+
+
+def loss_gradients(
+    graph: Graph,
+    tensors: Mapping[str, torch.Tensor],
+    batches: Iterable[Sequence[torch.Tensor]],
+    parameters: Sequence[str],
+) -> dict[str, torch.Tensor]:
+    """Gradients of the float network's loss on some data, summed over samples.
+
+    The loss is the cross-entropy to the class that the network itself finds most likely, so no labels are needed.
+
+    Args:
+        graph: the traced network.
+        tensors: its state.
+        batches: tensors of each batch's inputs.
+        parameters: names of the tensors to differentiate by.
+    """
+    own = {name: tensors[name].clone().requires_grad_() for name in parameters}
+    with torch.enable_grad():
+        for inputs in batches:
+            outputs = run(graph, {**tensors, **own}, inputs)
+            logits = outputs.movedim(1, -1) if outputs.dim() == 4 else outputs
+            logits = logits.reshape(-1, logits.shape[-1])
+            functional.cross_entropy(logits, logits.argmax(1), reduction="sum").backward()
+    return {name: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for name, leaf in own.items()}

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
-from torch.utils import _pytree as pytree
 
-from evo_mpq.compress.bank import WeightBank
-from evo_mpq.compress.calibration import Statistics, calibrate
+from evo_mpq.compress.bank import CompressedWeight, WeightBank, as_matrix
+from evo_mpq.compress.calibration import Statistics, calibrate, loss_gradients
+from evo_mpq.compress.channels import CRITERIA, Channels, Criterion, WeightForm, magnitude_scores, taylor_scores
 from evo_mpq.compress.correction import CORRECTIONS, Correction
-from evo_mpq.compress.packing import Layout, header_bytes, pack, read_packed, unpack
-from evo_mpq.compress.program import Choice, Program
+from evo_mpq.compress.decisions import Decisions
+from evo_mpq.compress.module import CompressedModule
+from evo_mpq.compress.packing import Layout, header_bytes, pack
+from evo_mpq.compress.program import Choice, Column, Program, computed_nodes
 from evo_mpq.compress.quantizers import (
     UNTOUCHED_BITS,
     ActivationGrid,
@@ -24,15 +27,55 @@ from evo_mpq.compress.quantizers import (
     WeightQuantizer,
 )
 from evo_mpq.compress.state import CompressedState
-from evo_mpq.errors import NetworkError, PackedFileError
-from evo_mpq.network.calling import Forward, tensors_of
-from evo_mpq.network.graph import Graph, Node
-from evo_mpq.network.layers import Layer, find_edges, find_layers
+from evo_mpq.errors import NetworkError
+from evo_mpq.network.blocks import Block
+from evo_mpq.network.calling import tensors_of
+from evo_mpq.network.graph import Node
+from evo_mpq.network.layers import Layer
 from evo_mpq.network.network import Network
-from evo_mpq.network.tracing import trace
-from evo_mpq.space.policy import Policy
+from evo_mpq.network.products import Product
+from evo_mpq.space.genes import DROP_KIND
+from evo_mpq.space.policy import UNTOUCHED, Policy
 
 _DEFAULT_MEMORY = 2 << 30
+_DROP = f".{DROP_KIND}"
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """How channels are chosen and removed.
+
+    Args:
+        criterion: of importance: ``"l1"`` or ``"l2"`` norms of a channel's weights, or ``"taylor"``, the first-order
+            change of the loss.
+        compensate: whether the weights that read removed channels make up for them by least squares.
+
+    Raises:
+        ValueError: an unknown criterion.
+    """
+
+    criterion: Criterion = "l1"
+    compensate: bool = True
+
+    def __post_init__(self) -> None:
+        if self.criterion not in CRITERIA:
+            raise ValueError(f"criterion is one of {', '.join(CRITERIA)}, not {self.criterion!r}.")
+
+
+class Active(NamedTuple):
+    """What is left of a layer under a policy.
+
+    Attributes:
+        layer: as it is in the network; a product of activations counts as one.
+        shape: of its weight without removed channels; empty for products.
+        n_parameters: weights that remain.
+        macs: multiply-accumulate operations per sample that remain.
+    """
+
+    layer: Layer | Product
+    shape: tuple[int, ...]
+    n_parameters: int
+    macs: int
 
 
 class Compressor:
@@ -44,6 +87,8 @@ class Compressor:
         activations: of activations.
         correction: ``"none"``, ``"bias"`` or ``"scale_bias"``.
         edges: bits of activations that no layer governs; None leaves them float.
+        pruning: how channels of the network's prune groups are removed.
+        blocks: names of the blocks that a policy may drop.
         memory: bytes that quantized weights may take.
 
     Pickles without the bank's entries, which every process makes on first use.
@@ -57,6 +102,8 @@ class Compressor:
         activations: ActivationQuantizer | None = None,
         correction: Correction = "scale_bias",
         edges: int | None = None,
+        pruning: Pruning | None = None,
+        blocks: Sequence[str] = (),
         memory: int = _DEFAULT_MEMORY,
     ) -> None:
         if correction not in CORRECTIONS:
@@ -66,37 +113,70 @@ class Compressor:
         self.activation_quantizer = activations or ActivationQuantizer()
         self.correction: Correction = correction
         self.edges = edges
+        self.pruning = pruning or Pruning()
+        self.blocks = {name: _droppable(network, name) for name in blocks}
         self.memory = memory
+        self._sites = network.sites()
+        self._inside = {name: network.sites(block) for name, block in self.blocks.items()}
         self._layers = {layer.name: layer for layer in network.layers}
+        self._products = {product.name: product for product in network.products}
         self._grids: dict[tuple[str, int], ActivationGrid] = {}
         self._open()
 
     def _open(self) -> None:
-        self.bank = WeightBank(self.network.tensors, self.quantizer, self.statistics.grams, memory=self.memory // 2)
-        edge_sources = {name for names in self.network.edges.values() for name in names}
+        network = self.network
+        self.channels = Channels(network.layers, network.prune_groups, self._channel_scores)
+        self.bank = WeightBank(
+            network.tensors,
+            self.quantizer,
+            self.channels,
+            self.statistics.grams,
+            compensate=self.pruning.compensate,
+            memory=self.memory // 2,
+        )
+        edge_sources = {name for names in network.edges.values() for name in names}
         edge_grids = (
             {name: self.activation_grid(name, self.edges) for name in sorted(edge_sources)} if self.edges else {}
         )
         self.program = Program(
-            self.network.graph,
-            self.network.tensors,
-            self.network.layers,
-            self.network.edges,
+            network.graph,
+            network.tensors,
+            network.layers,
+            network.products,
+            network.edges,
             edge_grids,
             self.statistics.means,
             self.statistics.deviations,
             self.correction,
+            list(self.blocks.values()),
         )
         self._edge_grids = edge_grids
         self.layout = Layout(
-            self.network.graph,
-            self.network.tensors,
-            self.network.layers,
-            self.network.edges,
+            network.graph,
+            network.tensors,
+            network.layers,
+            network.products,
+            network.edges,
             self.quantizer,
+            self.channels,
             quantized_edges=self.edges is not None,
         )
-        self._header_bytes = header_bytes(self.network)
+        self._header_bytes = header_bytes(network)
+        self._computed: dict[frozenset[str], frozenset[str]] = {}
+
+    @cached_property
+    def _channel_scores(self) -> dict[str, torch.Tensor]:
+        """Importance of the channels of every prune group, from the float network."""
+        network = self.network
+        matrices = {layer.name: as_matrix(network.tensors[layer.parameter], layer) for layer in network.layers}
+        if self.pruning.criterion == "taylor" and network.prune_groups:
+            batches = (tensors_of(batch.inputs) for batch in network.splits.calibration.batches())
+            parameters = [layer.parameter for layer in network.layers]
+            found = loss_gradients(network.graph, network.tensors, batches, parameters)
+            gradients = {layer.name: as_matrix(found[layer.parameter], layer) for layer in network.layers}
+            return {group.name: taylor_scores(group, matrices, gradients) for group in network.prune_groups}
+        power = 2 if self.pruning.criterion == "l2" else 1
+        return {group.name: magnitude_scores(group, matrices, power) for group in network.prune_groups}
 
     @cached_property
     def statistics(self) -> Statistics:
@@ -105,17 +185,19 @@ class Compressor:
             self.network.graph,
             self.network.tensors,
             self.network.layers,
+            self.network.products,
             self.network.edges,
             self.network.calibration_inputs,
             centred=self.correction != "none",
-            second_moments=self.quantizer.rounding == "gptq",
+            second_moments=self.quantizer.rounding == "gptq"
+            or (self.pruning.compensate and bool(self.network.prune_groups)),
         )
 
     def __getstate__(self) -> dict[str, Any]:
         return {
             key: value
             for key, value in self.__dict__.items()
-            if key not in ("bank", "program", "layout", "_edge_grids", "_header_bytes")
+            if key not in ("bank", "channels", "program", "layout", "_edge_grids", "_header_bytes", "_computed")
         }
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
@@ -128,48 +210,149 @@ class Compressor:
         if key not in self._grids:
             sample = self.statistics.samples[source]
             if not torch.isfinite(sample).all():
+                place = _where(self.network.graph[source.partition("@")[0]])
                 raise NetworkError(
-                    f"An activation{_inside(self.network.graph[source])} ({source}) holds NaN or infinity on the "
-                    "calibration split, so that it cannot be quantized; leave activations at 32 bits and edges: none."
+                    f"An activation{place} ({source}) holds NaN or infinity on the calibration split, so that it "
+                    "cannot be quantized; leave activations at 32 bits and edges: none."
                 )
             self._grids[key] = self.activation_quantizer.grid(sample, bits)
         return self._grids[key]
 
     def is_reference(self, policy: Policy) -> bool:
-        """Whether the policy leaves the network as it is: all layers at 32 bits and no quantized edges."""
-        untouched = all(
-            layer.weight_bits == UNTOUCHED_BITS and layer.activation_bits == UNTOUCHED_BITS
-            for layer in policy.layers.values()
-        )
-        return untouched and self.edges is None and not policy.architecture
+        """Whether the policy leaves the network as it is: nothing pruned, dropped or quantized, edges included."""
+        untouched = all(layer == UNTOUCHED for layer in policy.layers.values())
+        return untouched and self.edges is None and not any(policy.architecture.values())
 
-    def weight(self, layer: Layer, bits: int) -> torch.Tensor:
-        """The layer's dequantized weight at ``bits``."""
-        if bits == UNTOUCHED_BITS:
-            return self.network.tensors[layer.parameter]
-        return self.bank(layer, bits).values
+    def dropped(self, policy: Policy) -> list[Block]:
+        """The blocks that a policy drops.
 
-    def choose(self, choice: Choice, layer: str, kind: str, bits: int) -> None:
-        """Puts one decision into a choice: the tensor or the grids that ``bits`` stand for."""
-        found = self._layers[layer]
-        if kind == "weight_bits":
-            choice.weights[layer] = self.weight(found, bits)
+        Raises:
+            ValueError: a choice of architecture that this compressor does not know.
+        """
+        names = [name.removesuffix(_DROP) for name, dropped in policy.architecture.items() if dropped]
+        if unknown := sorted(set(names) - self.blocks.keys()):
+            known = ", ".join(self.blocks) or "none"
+            raise ValueError(f"the policy drops {unknown[0]!r}; the blocks that may be dropped here: {known}")
+        return [self.blocks[name] for name in names]
+
+    def computed_nodes(self, policy: Policy) -> frozenset[str]:
+        """Names of the graph's nodes that are computed under a policy."""
+        dropped = self.dropped(policy)
+        key = frozenset(block.name for block in dropped)
+        if key not in self._computed:
+            self._computed[key] = computed_nodes(self.network.graph, dropped)
+        return self._computed[key]
+
+    def active_layers(self, policy: Policy) -> list[Active]:
+        """What is left of every layer and product that is computed under a policy, in the order of the graph."""
+        nodes = self.computed_nodes(policy)
+        left = []
+        for site in self._sites:
+            if isinstance(site, Product):
+                if site.node in nodes:
+                    left.append(Active(site, (), 0, site.macs))
+            elif any(use.node in nodes for use in site.uses):
+                left.append(self._left_of(site, self.channels.form(policy, site)))
+        return left
+
+    def _left_of(self, layer: Layer, form: WeightForm) -> Active:
+        rows, columns = self.channels.rows(layer, form), self.channels.columns(layer, form)
+        if rows is None and columns is None:
+            return Active(layer, layer.shape, layer.n_parameters, layer.macs)
+        n_columns = layer.n_parameters // layer.n_rows
+        shape, macs = list(layer.shape), layer.macs
+        row_axis, column_axis = (-1, 0) if layer.transposed else (0, 1)
+        if rows is not None:
+            shape[row_axis] = len(rows)
+            macs = macs * len(rows) // layer.n_rows
+        if columns is not None:
+            shape[column_axis] = shape[column_axis] * len(columns) // n_columns
+            macs = macs * len(columns) // n_columns
+        return Active(layer, tuple(shape), math.prod(shape), macs)
+
+    def other_macs(self, policy: Policy) -> int:
+        """Multiply-accumulate operations per sample outside of layers and products that a policy leaves."""
+        counted = {use.node for layer in self.network.layers for use in layer.uses}
+        counted.update(product.node for product in self.network.products)
+        nodes = self.computed_nodes(policy)
+        return sum(macs for node, macs in self.network.macs.items() if node in nodes and node not in counted)
+
+    def other_parameters(self, policy: Policy) -> int:
+        """Numbers in the network's state that are no layer's weights and that a policy leaves."""
+        graph, nodes = self.network.graph, self.computed_nodes(policy)
+        weights = {layer.parameter for layer in self.network.layers}
+        sizes = {
+            node.target: self.network.tensors[node.target].numel()
+            for node in graph
+            if node.op == "tensor" and node.name in nodes and node.target not in weights
+        }
+        for layer in self.network.layers:
+            rows = self.channels.rows(layer, self.channels.form(policy, layer))
+            if rows is None:
+                continue
+            for use in layer.uses:
+                if use.bias is not None and graph[use.bias].target in sizes:
+                    sizes[graph[use.bias].target] = len(rows)
+        return sum(sizes.values())
+
+    def decisions(self, policies: Sequence[Policy]) -> Decisions:
+        """What each policy decides, in the order in which it begins to matter."""
+        return Decisions(self.program.columns, [self._decided(policy) for policy in policies])
+
+    def _decided(self, policy: Policy) -> list[Hashable]:
+        """One value per column of the program; None for layers that are not computed."""
+        dropped = self.dropped(policy)
+        gone = {site.name for block in dropped for site in self._inside[block.name]}
+        names = {block.name for block in dropped}
+        row: list[Hashable] = []
+        for name, kind in self.program.columns:
+            if kind == "drop":
+                row.append(name in names)
+            elif name in gone:
+                row.append(None)
+            elif kind == "weight":
+                row.append(self.channels.form(policy, self._layers[name]))
+            else:
+                row.append(policy.bits_of(name))
+        return row
+
+    def choose(self, choice: Choice, column: Column, decided: Any) -> None:
+        """Puts one decision into a choice: the tensor or the grids that it stands for."""
+        name, kind = column
+        if kind == "drop":
+            (choice.dropped.add if decided else choice.dropped.discard)(name)
+        elif decided is None:
+            return
+        elif kind == "weight":
+            layer = self._layers[name]
+            weight = self._weight(layer, decided)
+            choice.weights[name] = self.network.tensors[layer.parameter] if weight is None else weight.values
+            choice.channels[name] = _mask(layer.n_rows, self.channels.rows(layer, decided))
         else:
-            for use in found.uses:
-                choice.activations[use.node] = (
-                    self.activation_grid(use.input, bits) if bits != UNTOUCHED_BITS and use.input is not None else None
-                )
+            sources = self._read_by(name)
+            grids = [
+                self.activation_grid(s, decided) if s and decided != UNTOUCHED_BITS else None for s in sources.values()
+            ]
+            choice.activations.update(zip(sources, grids, strict=True))
+
+    def _read_by(self, name: str) -> dict[str, str | None]:
+        """What a layer or a product reads, by the name under which a choice holds its grid."""
+        if name in self._products:
+            return dict(zip(self._products[name].keys, self._products[name].operands, strict=True))
+        return {use.node: use.input for use in self._layers[name].uses}
+
+    def _weight(self, layer: Layer, form: WeightForm) -> CompressedWeight | None:
+        """The layer's weight in a form; None for the float weight as it is."""
+        return None if form.bits == UNTOUCHED_BITS and not form.pruned else self.bank(layer, form)
 
     def choice(self, policy: Policy) -> Choice:
         """Everything that the program reads under ``policy``, affines computed on the calibration batch."""
         choice = Choice()
-        for layer in self.network.layers:
-            decision = policy.layers[layer.name]
-            self.choose(choice, layer.name, "weight_bits", decision.weight_bits)
-            self.choose(choice, layer.name, "activation_bits", decision.activation_bits)
-            for use in layer.uses:
-                choice.affines[use.node] = None
-        if not self.is_reference(policy):
+        for column, decided in zip(self.program.columns, self._decided(policy), strict=True):
+            self.choose(choice, column, decided)
+        if self.is_reference(policy):
+            choice.affines.update(dict.fromkeys(use.node for layer in self.network.layers for use in layer.uses))
+        else:
             with torch.no_grad():
                 self.program.calibrate(self.network.calibration_inputs, choice)
         return choice
@@ -180,14 +363,20 @@ class Compressor:
         return CompressedModule(self.network.structure, self.program, choice, self._state(policy, choice))
 
     def _state(self, policy: Policy, choice: Choice) -> CompressedState:
-        weights = {
-            layer.name: self.bank(layer, policy.layers[layer.name].weight_bits)
-            for layer in self.network.layers
-            if policy.layers[layer.name].weight_bits != UNTOUCHED_BITS
-        }
-        kept = self.layout.float_tensors(policy, reference=self.is_reference(policy))
-        tensors = {name: self.network.tensors[name] for name in kept}
-        return CompressedState(policy, weights, choice.activations, choice.affines, self._edge_grids, tensors)
+        nodes = self.computed_nodes(policy)
+        layers = self.layout.layers_among(nodes)
+        weights = {layer.name: self._weight(layer, self.channels.form(policy, layer)) for layer in layers}
+        kept = self.layout.float_tensors(nodes, reference=self.is_reference(policy))
+        float_weights = [layer.parameter for layer in layers if weights[layer.name] is None]
+        return CompressedState(
+            policy,
+            {name: weight for name, weight in weights.items() if weight is not None},
+            choice.activations,
+            choice.affines,
+            self._edge_grids,
+            {name: self.network.tensors[name] for name in dict.fromkeys([*kept, *float_weights])},
+            frozenset(layer.name for layer in layers),
+        )
 
     def live_bytes(self, policy: Policy, inputs: Sequence[torch.Tensor]) -> int:
         """Bytes of the values that are alive at once while ``policy`` runs on a batch: a lower bound of memory."""
@@ -196,11 +385,14 @@ class Compressor:
 
     def packed_bytes(self, policy: Policy) -> int:
         """Length in bytes of the packed file of ``policy``, known before anything is measured."""
-        return self._header_bytes + self.layout.n_bytes(policy, reference=self.is_reference(policy))
+        return self._header_bytes + self.layout.n_bytes(
+            policy, self.computed_nodes(policy), reference=self.is_reference(policy)
+        )
 
     def pack(self, module: CompressedModule) -> bytes:
         """The packed file of a module that this compressor made."""
-        return pack(self.network, self.layout, module.state, self.settings)
+        active = self.computed_nodes(module.state.policy)
+        return pack(self.network, self.layout, active, module.state, self.settings)
 
     def without_edges(self) -> Compressor:
         """The same compressor with float edges: what the uncompressed network is measured with."""
@@ -226,118 +418,17 @@ class Compressor:
         }
 
 
-class CompressedModule(nn.Module):
-    """A compressed network that runs on its own.
-
-    It is called as the user's network is: with the inputs of a batch, either as one argument or spread over
-    arguments and keywords, and returns the one output that counts.
-
-    Args:
-        structure: how the tensors of a batch's inputs are nested.
-        program: the steps.
-        choice: what the steps read.
-        state: what a packed file stores of it.
-    """
-
-    def __init__(self, structure: pytree.TreeSpec, program: Program, choice: Choice, state: CompressedState) -> None:
-        super().__init__()
-        self.state = state
-        self._structure = structure
-        self._program = program
-        self._choice = choice
-
-    def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """The output for one batch."""
-        with torch.no_grad():
-            return self._program.run(self._tensors(args, kwargs), self._choice)
-
-    def _tensors(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
-        candidates: list[Any] = [
-            args[0] if len(args) == 1 and not kwargs else None,
-            dict(kwargs),
-            tuple(args),
-            list(args),
-        ]
-        for inputs in candidates:
-            if pytree.tree_structure(inputs) == self._structure:
-                return tensors_of(inputs)
-        for inputs in (args[0] if args else None, kwargs):
-            if isinstance(inputs, Mapping) and self._structure.type is not None:
-                keys = list(self._structure.context) if issubclass(self._structure.type, dict) else []
-                if set(keys) == set(inputs):
-                    return tensors_of({key: inputs[key] for key in keys})
-        raise TypeError(
-            "The compressed network takes the inputs that it was traced with "
-            f"({self._structure.num_leaves} tensors, {self._structure}), not {len(args)} arguments and the keywords "
-            f"{sorted(kwargs)}."
-        )
+def _droppable(network: Network, name: str) -> Block:
+    found = network.blocks.get(name, "it is no module with a layer")
+    if isinstance(found, str):
+        raise ValueError(f"block {name!r} cannot be dropped: {found}")
+    return found
 
 
-def load_packed(data: bytes, name: str, module: nn.Module, forward: Forward | None = None) -> CompressedModule:
-    """The compressed network that a packed file holds, bit for bit.
-
-    Args:
-        data: the file's bytes.
-        name: of the file, for messages.
-        module: the user's network, for its structure; whatever weights it has are not used.
-        forward: how a batch's inputs become a call, where the network needed one.
-
-    Raises:
-        PackedFileError: the file is damaged, or was made of another network.
-    """
-    packed = read_packed(data, name)
-    if packed.forward is not None and forward is None:
-        raise PackedFileError(
-            f"{name} was made of a network that is called through {packed.forward}; pass that function: "
-            "load(file, module, forward=…)."
-        )
-    leaves = [entry.zeros() for entry in packed.signature]
-    try:
-        traced = trace(
-            module,
-            pytree.tree_unflatten(leaves, packed.structure),
-            dynamic=[entry.dynamic for entry in packed.signature],
-            forward=forward,
-            output=packed.output,
-        )
-    except NetworkError as error:
-        raise PackedFileError(f"{name} was made of another network than the given one: {error}") from error
-    _check_same_graph(traced.graph, packed.nodes, name)
-    layers = find_layers(traced.graph, {})
-    edges = find_edges(traced.graph, layers)
-    quantizer = UniformAffine(
-        **{key: packed.settings["weights"][key] for key in ("symmetric", "granularity", "clip", "rounding")}
-    )
-    edge_bits = packed.settings["activations"]["edges"]
-    layout = Layout(traced.graph, traced.tensors, layers, edges, quantizer, quantized_edges=edge_bits is not None)
-    state = unpack(packed, layout)
-    tensors = {**traced.tensors, **state.tensors}
-    program = Program(traced.graph, tensors, layers, edges, state.edge_grids, {}, {}, "none")
-    choice = Choice(
-        {
-            layer.name: state.weights[layer.name].values if layer.name in state.weights else tensors[layer.parameter]
-            for layer in layers
-        },
-        dict(state.activations),
-        dict(state.affines),
-    )
-    return CompressedModule(traced.structure, program, choice, state)
+def _mask(n: int, positions: torch.Tensor | None) -> torch.Tensor | None:
+    """``(n,)`` True at the positions; None for all."""
+    return None if positions is None else torch.zeros(n, dtype=torch.bool).index_fill_(0, positions, True)
 
 
-def _inside(node: Node) -> str:
+def _where(node: Node) -> str:
     return f" in {node.module}" if node.module else ""
-
-
-def _check_same_graph(graph: Graph, nodes: Sequence[str], name: str) -> None:
-    own = graph.node_hashes()
-    if own == list(nodes):
-        return
-    different = next((i for i, pair in enumerate(zip(own, nodes, strict=False)) if pair[0] != pair[1]), None)
-    if different is None:
-        where = f"it has {len(own)} operations and tensors, the file's network had {len(nodes)}"
-    else:
-        node = graph.nodes[different]
-        where = f"the first that differs is {node.name} ({node.target}){_inside(node)}"
-    raise PackedFileError(
-        f"{name} was made of another network than the given one: {where}. Build the network exactly as for the run."
-    )

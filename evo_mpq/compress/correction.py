@@ -26,6 +26,7 @@ def corrected_affine(
     deviation: torch.Tensor,
     float_mean: torch.Tensor,
     float_deviation: torch.Tensor,
+    remaining: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Scale and shift of each channel, as a packed file stores them.
 
@@ -35,10 +36,14 @@ def corrected_affine(
         deviation: likewise its standard deviation.
         float_mean: of the float operation with bias.
         float_deviation: likewise.
+        remaining: ``(channels,)`` False for channels that are pruned: both are zero there. None if all remain.
     """
     scale = torch.ones_like(mean)
     if correction == "scale_bias":
         ratio = (float_deviation / deviation).clamp_(1 / _LARGEST_RATIO, _LARGEST_RATIO)
         usable = (deviation > _NEAR_ZERO * float_deviation) & (float_deviation > 0) & (deviation > 0)
-        scale = stored_vector(torch.where(usable, ratio, scale))
+        scale = torch.where(usable, ratio, scale)
+    if remaining is not None:
+        scale, float_mean = (torch.where(remaining, vector, 0.0) for vector in (scale, float_mean))
+    scale = stored_vector(scale)
     return scale, stored_vector(float_mean - scale * mean)

@@ -1,4 +1,4 @@
-"""GPTQ: rounding that lets later columns make up for the error of earlier ones (Frantar et al. 2023, Algorithm 1)."""
+"""Least squares on the calibration inputs: GPTQ (Frantar et al. 2023, Algorithm 1), and weights after pruning."""
 
 from __future__ import annotations
 
@@ -66,3 +66,27 @@ def gptq_codes(matrix: torch.Tensor, grid: WeightGrid, factor: torch.Tensor) -> 
             errors[:, column - start : column - start + 1] = error
         weights[:, stop:] -= errors @ factor[start:stop, stop:]
     return codes
+
+
+def compensated(matrix: torch.Tensor, gram: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """The weights of some columns that come closest to what all columns give, in the least squares of the outputs.
+
+    With the second moments of kept and removed inputs, ``W' = W_kept + W_removed G_rk (G_kk + damping)^-1``. Damping
+    as in GPTQ keeps the correction small where it is not determined.
+
+    Args:
+        matrix: ``(rows, columns)`` weights.
+        gram: ``(columns, columns)`` second moments of the inputs, float64.
+        columns: ascending positions of those that are kept.
+
+    Returns:
+        ``(rows, kept columns)`` float32.
+    """
+    kept = torch.zeros(matrix.shape[1], dtype=torch.bool)
+    kept[columns] = True
+    own = gram[kept][:, kept].double()
+    damping = _DAMPING * float(own.diagonal().mean()) or 1.0
+    own.diagonal().add_(damping)
+    share = torch.linalg.solve(own, gram[kept][:, ~kept].double())  # (kept, removed)
+    change: torch.Tensor = matrix[:, ~kept].double() @ share.T
+    return matrix[:, kept] + change.float()

@@ -1,10 +1,12 @@
 """The packed file: bit-packed codes, scales, zero points and affines in one safetensors section.
 
 Its length follows from the network and the policy alone, before anything is measured: it is the ``size`` objective.
-Layout of the section, layer by layer in the order of the graph: the codes (``bits`` bits each, little-endian,
-padded to a byte), the scales and, if asymmetric, zero points; then per use the activation's scale and zero point, and
-the affine's scale and shift. The edges' grids and all other tensors follow. Vectors of scales are float16 behind one
-byte, the power of two that they are multiplied with. The float reference is stored as raw float32 tensors.
+Layout of the section, layer by layer in the order of the graph: masks of the output and input channels that remain,
+one bit each, where some are pruned; the codes of what remains (``bits`` bits each, little-endian, padded to a byte),
+the scales and, if asymmetric, zero points; then per use the activation's scale and zero point, and the affine's scale
+and shift. The grids of products and edges and all other tensors follow. What belongs to dropped blocks is left out,
+edges apart. Vectors of scales are float16 behind one byte, the power of two that they are multiplied with. The float
+reference is stored as raw float32 tensors.
 """
 
 from __future__ import annotations
@@ -13,14 +15,15 @@ import json
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
-from evo_mpq.compress.bank import QuantizedWeight, as_matrix, from_matrix
+from evo_mpq.compress.bank import CompressedWeight, compressed_weight
+from evo_mpq.compress.channels import Channels, WeightForm
 from evo_mpq.compress.program import Affine, broadcastable
 from evo_mpq.compress.quantizers import (
     UNTOUCHED_BITS,
@@ -31,14 +34,18 @@ from evo_mpq.compress.quantizers import (
 )
 from evo_mpq.compress.state import CompressedState
 from evo_mpq.errors import PackedFileError
+from evo_mpq.network.blocks import Block
 from evo_mpq.network.graph import Graph
 from evo_mpq.network.layers import Layer
 from evo_mpq.network.network import Network, TensorSignature
+from evo_mpq.network.products import Product
 from evo_mpq.network.tracing import WEIGHT_VIEWS
+from evo_mpq.space.genes import DROP_KIND
 from evo_mpq.space.policy import LayerPolicy, Policy
 
-FORMAT = "evo-mpq packed 1"
+FORMAT = "evo-mpq packed 2"
 _GRID_BYTES = 5  # float32 scale, uint8 zero point
+_ROWS, _COLUMNS = 1, 2  # flags of a layer whose output, or input, channels are pruned
 _WIDEST_COUNT = 10**13  # bytes; a header is padded as if its section were that long
 
 
@@ -49,8 +56,10 @@ class Layout:
         graph: the traced network.
         tensors: its state; only names and shapes count.
         layers: its layers.
+        products: its products of activations.
         edges: activations that no layer governs, by reader.
         quantizer: says how many scales a matrix has.
+        channels: say what remains of a pruned layer.
         quantized_edges: whether the edges are quantized.
     """
 
@@ -59,60 +68,97 @@ class Layout:
         graph: Graph,
         tensors: Mapping[str, torch.Tensor],
         layers: Sequence[Layer],
+        products: Sequence[Product],
         edges: Mapping[str, tuple[str, ...]],
         quantizer: WeightQuantizer,
+        channels: Channels,
         *,
         quantized_edges: bool,
     ) -> None:
         self.graph = graph
         self.tensors = tensors
         self.layers = tuple(layers)
+        self.products = tuple(products)
         self.quantizer = quantizer
+        self.channels = channels
         sources = {name for names in edges.values() for name in names}
         self.edges = tuple(sorted(sources)) if quantized_edges else ()
         self.others = _other_tensors(graph, tensors, layers)
-        self._other_bytes = sum(tensors[name].nbytes for name in self.others)
+        self._tensor_nodes: dict[str, list[str]] = {}
+        for node in graph:
+            if node.op == "tensor":
+                self._tensor_nodes.setdefault(node.target, []).append(node.name)
         self._reference_bytes = sum(tensor.nbytes for tensor in tensors.values())
-        self._layer_bytes: dict[tuple[str, LayerPolicy], int] = {}
+        self._other_bytes: dict[frozenset[str], int] = {}
+        self._layer_bytes: dict[tuple[str, int, WeightForm], int] = {}
 
-    def n_bytes(self, policy: Policy, *, reference: bool) -> int:
-        """Length of the section in bytes: a constant plus a sum over layers."""
+    def n_bytes(self, policy: Policy, computed: frozenset[str], *, reference: bool) -> int:
+        """Length of the section in bytes: for the nodes that are computed, a constant plus a sum over layers."""
         if reference:
             return self._reference_bytes
-        total = self._other_bytes + _GRID_BYTES * len(self.edges)
-        for layer in self.layers:
-            key = (layer.name, policy.layers[layer.name])
+        if computed not in self._other_bytes:
+            self._other_bytes[computed] = sum(self.tensors[name].nbytes for name in self.others_among(computed))
+            self._other_bytes[computed] += _GRID_BYTES * len(self.edges)
+        total = self._other_bytes[computed]
+        total += 2 * _GRID_BYTES * len(self.quantized_products(policy, computed))
+        for layer in self.layers_among(computed):
+            key = (layer.name, policy.layers[layer.name].activation_bits, self.channels.form(policy, layer))
             if key not in self._layer_bytes:
-                self._layer_bytes[key] = self.layer_bytes(layer, policy.layers[layer.name])
+                self._layer_bytes[key] = self.layer_bytes(layer, *key[1:])
             total += self._layer_bytes[key]
         return total
 
-    def layer_bytes(self, layer: Layer, policy: LayerPolicy) -> int:
+    def layer_bytes(self, layer: Layer, activation_bits: int, form: WeightForm) -> int:
         """Bytes that one layer adds to a packed file."""
-        if policy.weight_bits == UNTOUCHED_BITS:
-            total = self.tensors[layer.parameter].nbytes
+        rows, columns = self.channels.rows(layer, form), self.channels.columns(layer, form)
+        n_rows = layer.n_rows if rows is None else len(rows)
+        n_columns = n_matrix_columns(layer) if columns is None else len(columns)
+        total = 0 if rows is None else -(-layer.n_rows // 8)
+        total += 0 if columns is None else -(-n_input_channels(layer) // 8)
+        if form.bits == UNTOUCHED_BITS:
+            total += n_rows * n_columns * self.tensors[layer.parameter].element_size()
         else:
-            n_scales = self.n_scales(layer)
-            total = -(-layer.n_parameters * policy.weight_bits // 8) + _vector_bytes(n_scales)
+            n_scales = self.quantizer.n_scales(n_rows, n_columns)
+            total += -(-n_rows * n_columns * form.bits // 8) + _vector_bytes(n_scales)
             total += 0 if self.quantizer.symmetric else n_scales
         for use in layer.uses:
-            total += 2 * _vector_bytes(use.n_channels)
-            if use.input is not None and policy.activation_bits != UNTOUCHED_BITS:
+            total += 2 * _vector_bytes(use.n_channels if rows is None else n_rows)
+            if use.input is not None and activation_bits != UNTOUCHED_BITS:
                 total += _GRID_BYTES
         return total
 
-    def n_scales(self, layer: Layer) -> int:
-        """Scales of a layer's weight."""
-        return self.quantizer.n_scales(layer.n_rows, layer.n_parameters // layer.n_rows)
+    def layers_among(self, computed: frozenset[str]) -> list[Layer]:
+        """Layers with a use among the computed nodes."""
+        return [layer for layer in self.layers if any(use.node in computed for use in layer.uses)]
 
-    def float_tensors(self, policy: Policy, *, reference: bool) -> list[str]:
-        """Names of the tensors that a packed file stores as they are."""
-        if reference:
-            return list(self.tensors)
-        untouched = [
-            layer.parameter for layer in self.layers if policy.layers[layer.name].weight_bits == UNTOUCHED_BITS
+    def quantized_products(self, policy: Policy, computed: frozenset[str]) -> list[Product]:
+        """Products among the computed nodes whose operands are quantized."""
+        return [
+            product
+            for product in self.products
+            if product.node in computed and policy.bits_of(product.name) != UNTOUCHED_BITS
         ]
-        return [*untouched, *self.others]
+
+    def others_among(self, computed: frozenset[str]) -> list[str]:
+        """Tensors that belong to no layer and that a computed node is."""
+        return [name for name in self.others if any(node in computed for node in self._tensor_nodes.get(name, ()))]
+
+    def float_tensors(self, computed: frozenset[str], *, reference: bool) -> list[str]:
+        """Names of the tensors, besides weights of layers, that a packed file stores as they are."""
+        return list(self.tensors) if reference else self.others_among(computed)
+
+
+def n_matrix_columns(layer: Layer) -> int:
+    """Columns of a layer's weight as a matrix of (output channels, everything else)."""
+    return layer.n_parameters // layer.n_rows
+
+
+def n_input_channels(layer: Layer) -> int:
+    """Columns of a layer's weight, those of one input channel counted once."""
+    n = n_matrix_columns(layer)
+    for size in layer.shape[2:]:
+        n //= size
+    return n
 
 
 def _other_tensors(graph: Graph, tensors: Mapping[str, torch.Tensor], layers: Sequence[Layer]) -> tuple[str, ...]:
@@ -135,12 +181,15 @@ def _vector_bytes(n: int) -> int:
     return 1 + 2 * n
 
 
-def pack(network: Network, layout: Layout, state: CompressedState, settings: Mapping[str, Any]) -> bytes:
+def pack(
+    network: Network, layout: Layout, computed: frozenset[str], state: CompressedState, settings: Mapping[str, Any]
+) -> bytes:
     """The packed file of a compressed network.
 
     Args:
         network: the traced network.
         layout: of its packed files.
+        computed: names of the nodes that are computed.
         state: what to store.
         settings: what the compressor was made with, kept in the header.
     """
@@ -150,13 +199,18 @@ def pack(network: Network, layout: Layout, state: CompressedState, settings: Map
         for name in network.tensors:
             section += _raw(state.tensors[name])
     else:
-        for layer in network.layers:
+        for layer in layout.layers_among(computed):
             section += _layer_section(layer, layout, state)
+        for product in layout.quantized_products(state.policy, computed):
+            for key in product.keys:
+                grid = state.activations[key]
+                assert grid is not None
+                section += _grid_bytes(grid)
         for name in layout.edges:
             section += _grid_bytes(state.edge_grids[name])
-        for name in layout.others:
+        for name in layout.others_among(computed):
             section += _raw(state.tensors[name])
-    return _header(network, state.policy, settings, reference, bytes(section)) + bytes(section)
+    return _header(network, state, settings, reference, bytes(section)) + bytes(section)
 
 
 def _layer_section(layer: Layer, layout: Layout, state: CompressedState) -> bytes:
@@ -165,20 +219,46 @@ def _layer_section(layer: Layer, layout: Layout, state: CompressedState) -> byte
     if weight is None:
         section += _raw(state.tensors[layer.parameter])
     else:
-        codes = (weight.codes.flatten().numpy() - weight.grid.lowest).astype(np.uint8)
-        n = layout.n_scales(layer)
-        section += pack_bits(codes, weight.grid.bits)
-        section += _vector(weight.grid.scale.flatten()[:n])
-        if weight.grid.lowest == 0:
-            section += weight.grid.zero_point.flatten()[:n].to(torch.uint8).numpy().tobytes()
+        section += _masks(layer, weight) + _weight_bytes(weight, layout)
     for use in layer.uses:
         grid = state.activations.get(use.node)
         if grid is not None:
             section += _grid_bytes(grid)
         affine = state.affines[use.node]
         assert affine is not None
-        section += _vector(affine[0].flatten()) + _vector(affine[1].flatten())
+        for vector in affine:
+            flat = vector.flatten()
+            section += _vector(flat if weight is None or weight.rows is None else flat[weight.rows])
     return bytes(section)
+
+
+def _masks(layer: Layer, weight: CompressedWeight) -> bytes:
+    """One bit for every channel, of the output and of the input, where some are pruned."""
+    masks = b""
+    if weight.rows is not None:
+        masks += _mask_bytes(weight.rows, layer.n_rows)
+    if weight.columns is not None:
+        size = n_matrix_columns(layer) // n_input_channels(layer)
+        masks += _mask_bytes(weight.columns[::size] // size, n_input_channels(layer))
+    return masks
+
+
+def _mask_bytes(positions: torch.Tensor, n: int) -> bytes:
+    mask = np.zeros(n, dtype=np.uint8)
+    mask[positions.numpy()] = 1
+    return pack_bits(mask, 1)
+
+
+def _weight_bytes(weight: CompressedWeight, layout: Layout) -> bytes:
+    if weight.grid is None:
+        return _raw(weight.matrix)
+    grid = weight.grid
+    n = layout.quantizer.n_scales(*weight.matrix.shape)
+    codes = (weight.matrix.flatten().numpy() - grid.lowest).astype(np.uint8)
+    packed = pack_bits(codes, grid.bits) + _vector(grid.scale.flatten()[:n])
+    if not layout.quantizer.symmetric:
+        packed += grid.zero_point.flatten()[:n].to(torch.uint8).numpy().tobytes()
+    return packed
 
 
 def pack_bits(codes: np.ndarray[Any, np.dtype[np.uint8]], bits: int) -> bytes:
@@ -216,17 +296,32 @@ def _grid_bytes(grid: ActivationGrid) -> bytes:
     return struct.pack("<fB", grid.scale, grid.zero_point)
 
 
-def _policy_text(network: Network, policy: Policy) -> str:
+def _policy_text(network: Network, policy: Policy, masks: Sequence[int], dropped: Sequence[str]) -> str:
     """The policy as text whose length depends on the network only."""
-    columns = {
-        key: "[" + ",".join(f"{getattr(policy.layers[layer.name], key):>2}" for layer in network.layers) + "]"
-        for key in ("weight_bits", "activation_bits")
+    names = [layer.name for layer in network.layers]
+    bits = {
+        "weight_bits": [policy.layers[name].weight_bits for name in names],
+        "activation_bits": [policy.bits_of(name) for name in (*names, *(p.name for p in network.products))],
     }
+    columns = {key: "[" + ",".join(f"{number:>2}" for number in numbers) + "]" for key, numbers in bits.items()}
+    blocks = [name for name, found in network.blocks.items() if isinstance(found, Block)]
+    columns["masks"] = '"' + "".join(map(str, masks)) + '"'
+    columns["dropped"] = '"' + "".join(str(int(name in dropped)) for name in blocks) + '"'
     return "{" + ",".join(f'"{key}":{text}' for key, text in columns.items()) + "}"
 
 
-def _header(network: Network, policy: Policy, settings: Mapping[str, Any], reference: bool, section: bytes) -> bytes:
-    metadata = _metadata(network, policy, settings, reference)
+def _mask_flags(weight: CompressedWeight | None) -> int:
+    if weight is None:
+        return 0
+    return (weight.rows is not None) * _ROWS + (weight.columns is not None) * _COLUMNS
+
+
+def _header(
+    network: Network, state: CompressedState, settings: Mapping[str, Any], reference: bool, section: bytes
+) -> bytes:
+    masks = [_mask_flags(state.weights.get(layer.name)) for layer in network.layers]
+    dropped = [name.removesuffix(f".{DROP_KIND}") for name, out in state.policy.architecture.items() if out]
+    metadata = _metadata(network, _policy_text(network, state.policy, masks, dropped), settings, reference)
     text = _header_text(metadata, _checksum(metadata, section), len(section))
     length = header_bytes(network) - 8
     if len(text) > length:
@@ -234,10 +329,10 @@ def _header(network: Network, policy: Policy, settings: Mapping[str, Any], refer
     return struct.pack("<Q", length) + text.ljust(length)
 
 
-def _metadata(network: Network, policy: Policy, settings: Mapping[str, Any], reference: bool) -> dict[str, str]:
+def _metadata(network: Network, policy: str, settings: Mapping[str, Any], reference: bool) -> dict[str, str]:
     return {
         "format": FORMAT,
-        "policy": _policy_text(network, policy),
+        "policy": policy,
         "reference": str(int(reference)),
         "compressor": json.dumps(settings, separators=(",", ":")),
         "inputs": json.dumps([asdict(entry) for entry in network.signature], separators=(",", ":")),
@@ -267,7 +362,8 @@ _SETTINGS_BYTES = 320  # reserved for the compressor's settings, escaped
 def header_bytes(network: Network) -> int:
     """Bytes before the section: the length field and the padded header, the same for every policy."""
     policy = Policy.uniform([layer.name for layer in network.layers], 32, 32)
-    text = _header_text(_metadata(network, policy, {}, True), "00000000", _WIDEST_COUNT)
+    policy_text = _policy_text(network, policy, [0] * len(network.layers), ())
+    text = _header_text(_metadata(network, policy_text, {}, True), "00000000", _WIDEST_COUNT)
     return 8 + -(-(len(text) + _SETTINGS_BYTES) // 8) * 8
 
 
@@ -284,7 +380,9 @@ class PackedFile:
         output: which output counts.
         nodes: four hexadecimal digits per node.
         weight_bits: per layer.
-        activation_bits: per layer.
+        activation_bits: per layer, then per product.
+        masks: per layer flags that say which masks stand before its weight.
+        dropped: per block of the network that can be dropped, whether it is.
         section: everything behind the header.
     """
 
@@ -297,6 +395,8 @@ class PackedFile:
     nodes: tuple[str, ...]
     weight_bits: tuple[int, ...]
     activation_bits: tuple[int, ...]
+    masks: tuple[int, ...]
+    dropped: tuple[bool, ...]
     section: bytes
 
 
@@ -332,6 +432,8 @@ def read_packed(data: bytes, name: str) -> PackedFile:
             tuple(hashes[i : i + 4] for i in range(0, len(hashes), 4)),
             tuple(policy["weight_bits"]),
             tuple(policy["activation_bits"]),
+            tuple(map(int, policy["masks"])),
+            tuple(flag == "1" for flag in policy["dropped"]),
             section,
         )
     except (struct.error, ValueError, KeyError, TypeError, IndexError) as error:
@@ -354,7 +456,19 @@ class _Reader:
 
     def tensor(self, like: torch.Tensor) -> torch.Tensor:
         raw = torch.frombuffer(bytearray(self.take(like.nbytes)), dtype=torch.uint8) if like.nbytes else None
-        return torch.empty_like(like) if raw is None else raw.view(like.dtype).reshape(like.shape)
+        return torch.empty(like.shape, dtype=like.dtype) if raw is None else raw.view(like.dtype).reshape(like.shape)
+
+    @property
+    def left(self) -> int:
+        """Bytes that were not taken yet."""
+        return len(self._data) - self._position
+
+    def numbers(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+        return self.tensor(torch.empty(*shape, dtype=dtype, device="meta"))
+
+    def mask(self, n: int) -> torch.Tensor:
+        """Positions of the channels that remain of ``n``."""
+        return torch.from_numpy(np.flatnonzero(unpack_bits(self.take(-(-n // 8)), 1, n)))
 
     def vector(self, n: int) -> torch.Tensor:
         (exponent,) = struct.unpack("<b", self.take(1))
@@ -366,76 +480,126 @@ class _Reader:
         return ActivationGrid(bits, scale, zero_point)
 
 
-def unpack(packed: PackedFile, layout: Layout) -> CompressedState:
+def unpack(
+    packed: PackedFile, layout: Layout, computed: frozenset[str], architecture: Sequence[str]
+) -> CompressedState:
     """The compressed state that ``pack`` stored.
 
     Args:
         packed: from ``read_packed``.
         layout: of the packed files of a network with the same graph.
+        computed: names of the nodes that are computed.
+        architecture: choices of the policy that belong to no layer, and are true.
 
     Raises:
         PackedFileError: the section does not fit the network.
     """
-    if len(packed.weight_bits) != len(layout.layers):
+    found = len(packed.weight_bits), len(packed.activation_bits) - len(packed.weight_bits)
+    if found != (len(layout.layers), len(layout.products)):
         raise PackedFileError(
-            f"The packed file holds {len(packed.weight_bits)} layers, the network has {len(layout.layers)}."
-        )
-    bits = zip(packed.weight_bits, packed.activation_bits, strict=True)
-    policy = Policy({layer.name: LayerPolicy(*pair) for layer, pair in zip(layout.layers, bits, strict=True)})
-    if layout.n_bytes(policy, reference=packed.reference) != len(packed.section):
-        raise PackedFileError(
-            f"The packed file's section has {len(packed.section)} bytes; for this network and policy it would have "
-            f"{layout.n_bytes(policy, reference=packed.reference)}."
+            f"The packed file holds {found[0]} layers and {found[1]} products of activations, the network has "
+            f"{len(layout.layers)} and {len(layout.products)}."
         )
     reader = _Reader(packed.section)
+    bits = zip(packed.weight_bits, packed.activation_bits, strict=False)  # products come behind the layers
+    decided = {layer.name: LayerPolicy(*pair) for layer, pair in zip(layout.layers, bits, strict=False)}
+    products = zip(layout.products, packed.activation_bits[len(layout.layers) :], strict=True)
+    decided |= {product.name: LayerPolicy(activation_bits=n) for product, n in products}
     if packed.reference:
         nothing: dict[str, Any] = {use.node: None for layer in layout.layers for use in layer.uses}
         tensors = {name: reader.tensor(tensor) for name, tensor in layout.tensors.items()}
-        return CompressedState(policy, {}, nothing, nothing, {}, tensors)
-    weights: dict[str, QuantizedWeight] = {}
+        everything = frozenset(layer.name for layer in layout.layers)
+        state = CompressedState(Policy(decided), {}, nothing, nothing, {}, tensors, everything)
+    else:
+        state = _read_state(reader, packed, layout, computed, decided, architecture)
+    if reader.left:
+        raise PackedFileError(f"The packed file's section has {reader.left} bytes more than this network explains.")
+    return state
+
+
+def _read_state(
+    reader: _Reader,
+    packed: PackedFile,
+    layout: Layout,
+    computed: frozenset[str],
+    decided: dict[str, LayerPolicy],
+    architecture: Sequence[str],
+) -> CompressedState:
+    weights: dict[str, CompressedWeight] = {}
     activations: dict[str, ActivationGrid | None] = {}
     affines: dict[str, Affine | None] = {}
     tensors = {}
-    for layer in layout.layers:
-        decision = policy.layers[layer.name]
-        if decision.weight_bits == UNTOUCHED_BITS:
+    flags = {layer.name: flag for layer, flag in zip(layout.layers, packed.masks, strict=True)}
+    layers = layout.layers_among(computed)
+    for layer in layers:
+        policy = decided[layer.name]
+        n_rows = layer.n_rows
+        if policy.weight_bits == UNTOUCHED_BITS and not flags[layer.name]:
             tensors[layer.parameter] = reader.tensor(layout.tensors[layer.parameter])
+            rows = None
         else:
-            weights[layer.name] = _read_weight(reader, layer, layout, decision.weight_bits)
+            weight = _read_weight(reader, layer, layout, policy.weight_bits, flags[layer.name])
+            weights[layer.name], rows = weight, weight.rows
+        if rows is not None:
+            decided[layer.name] = replace(policy, prune_ratio=round(1 - len(rows) / n_rows, 4))
         for use in layer.uses:
-            quantized = use.input is not None and decision.activation_bits != UNTOUCHED_BITS
-            activations[use.node] = reader.grid(decision.activation_bits) if quantized else None
-            scale, shift = reader.vector(use.n_channels), reader.vector(use.n_channels)
-            affines[use.node] = (
-                broadcastable(layout.graph, use, scale),
-                broadcastable(layout.graph, use, shift),
-            )
+            quantized = use.input is not None and policy.activation_bits != UNTOUCHED_BITS
+            activations[use.node] = reader.grid(policy.activation_bits) if quantized else None
+            vectors = [_read_vector(reader, use.n_channels, rows) for _ in ("scale", "shift")]
+            scale, shift = (broadcastable(layout.graph, use, vector) for vector in vectors)
+            affines[use.node] = scale, shift
+    for product in layout.quantized_products(Policy(decided), computed):
+        activations.update({key: reader.grid(decided[product.name].activation_bits) for key in product.keys})
     edge_bits = packed.settings["activations"]["edges"]
     edge_grids = {name: reader.grid(edge_bits) for name in layout.edges}
-    for name in layout.others:
+    for name in layout.others_among(computed):
         tensors[name] = reader.tensor(layout.tensors[name])
-    return CompressedState(policy, weights, activations, affines, edge_grids, tensors)
+    return CompressedState(
+        Policy(decided, dict.fromkeys(architecture, True)),
+        weights,
+        activations,
+        affines,
+        edge_grids,
+        tensors,
+        frozenset(layer.name for layer in layers),
+    )
 
 
-def _read_weight(reader: _Reader, layer: Layer, layout: Layout, bits: int) -> QuantizedWeight:
-    rows, columns = as_matrix(layout.tensors[layer.parameter], layer).shape
+def _read_vector(reader: _Reader, n: int, rows: torch.Tensor | None) -> torch.Tensor:
+    """``(n,)`` values of channels; zero for those that are pruned."""
+    return reader.vector(n) if rows is None else torch.zeros(n).index_copy_(0, rows, reader.vector(len(rows)))
+
+
+def _read_weight(reader: _Reader, layer: Layer, layout: Layout, bits: int, flags: int) -> CompressedWeight:
+    n_rows, n_columns = layer.n_rows, n_matrix_columns(layer)
+    rows = columns = None
+    if flags & _ROWS:
+        rows = reader.mask(n_rows)
+        n_rows = len(rows)
+    if flags & _COLUMNS:
+        size = n_columns // n_input_channels(layer)
+        channels = reader.mask(n_input_channels(layer))
+        columns = (channels[:, None] * size + torch.arange(size)).flatten()
+        n_columns = len(columns)
+    if bits == UNTOUCHED_BITS:
+        floats = reader.numbers((n_rows, n_columns), layout.tensors[layer.parameter].dtype)
+        return compressed_weight(layer, None, floats, rows, columns)
     quantizer = layout.quantizer
     lowest = -(2 ** (bits - 1)) if quantizer.symmetric else 0
-    n = layer.n_parameters
+    n = n_rows * n_columns
     codes = torch.from_numpy(unpack_bits(reader.take(-(-n * bits // 8)), bits, n).astype(np.int16) + lowest)
-    n_scales, groups = layout.n_scales(layer), quantizer.n_groups(columns)
+    n_scales, groups = quantizer.n_scales(n_rows, n_columns), quantizer.n_groups(n_columns)
     scale = reader.vector(n_scales)
     zero_point = torch.zeros(n_scales)
     if not quantizer.symmetric:
         zero_point = torch.frombuffer(bytearray(reader.take(n_scales)), dtype=torch.uint8).float()
-    if n_scales < rows * groups:  # one scale for the whole tensor
-        scale, zero_point = scale.expand(rows * groups), zero_point.expand(rows * groups)
+    if n_scales < n_rows * groups:  # one scale for the whole tensor
+        scale, zero_point = scale.expand(n_rows * groups), zero_point.expand(n_rows * groups)
     grid = WeightGrid(
         bits,
-        scale.reshape(rows, groups),
-        zero_point.reshape(rows, groups),
-        quantizer.group_size(columns),
+        scale.reshape(n_rows, groups),
+        zero_point.reshape(n_rows, groups),
+        quantizer.group_size(n_columns),
         lowest,
     )
-    matrix = codes.reshape(rows, columns)
-    return QuantizedWeight(grid, matrix, from_matrix(grid.dequantize(matrix), layer))
+    return compressed_weight(layer, grid, codes.reshape(n_rows, n_columns), rows, columns)

@@ -7,7 +7,7 @@ as: quantized input â†’ operation with the dequantized weight and without bias â
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -16,8 +16,10 @@ import torch
 from evo_mpq.compress.calibration import channel_statistics
 from evo_mpq.compress.correction import Correction, corrected_affine
 from evo_mpq.compress.quantizers import ActivationGrid, stored_vector
+from evo_mpq.network.blocks import Block, active_nodes
 from evo_mpq.network.graph import Graph, Node, Ref, constant, operator, substitute
 from evo_mpq.network.layers import Layer, Use
+from evo_mpq.network.products import FUSED, FusedArguments, Product, attention_weights, shared_heads
 
 Affine = tuple[torch.Tensor, torch.Tensor]
 """Scale and shift of every output channel, each shaped to broadcast over the operation's output."""
@@ -27,10 +29,16 @@ Environment = list[Any]
 
 
 class Column(NamedTuple):
-    """One decision that a candidate makes, in the order in which it begins to matter."""
+    """One decision that a candidate makes, in the order in which it begins to matter.
 
-    layer: str
-    kind: Literal["activation_bits", "weight_bits"]
+    Attributes:
+        name: of a layer or a product, or of a block that may be dropped.
+        kind: what is decided: the bits of what the layer or the product reads, the form of the layer's weight, or
+            whether the block is dropped.
+    """
+
+    name: str
+    kind: Literal["activation_bits", "weight", "drop"]
 
 
 @dataclass(eq=False)
@@ -39,13 +47,18 @@ class Choice:
 
     Attributes:
         weights: tensor of every layer.
-        activations: grid of every use's input, None if it stays float.
+        activations: grid of every use's input and of every operand of a product, None if it stays float.
         affines: of every use; None where the operation adds its own bias.
+        channels: of every layer whose output channels are pruned ``(n_rows,)`` True for those that remain; None
+            for other layers.
+        dropped: names of the blocks that are left out.
     """
 
     weights: dict[str, torch.Tensor] = field(default_factory=dict)
     activations: dict[str, ActivationGrid | None] = field(default_factory=dict)
     affines: dict[str, Affine | None] = field(default_factory=dict)
+    channels: dict[str, torch.Tensor | None] = field(default_factory=dict)
+    dropped: set[str] = field(default_factory=set)
 
 
 Step = Callable[[Environment, Choice], None]
@@ -77,11 +90,13 @@ class Program:
         graph: the traced network.
         tensors: its state; a layer's weight and bias are read from the choice instead.
         layers: its layers.
+        products: its products of activations.
         edges: activations that no layer governs, by reader.
         edge_grids: grids for them; empty to leave them float.
         means: of every use, from the float network.
         deviations: likewise.
         correction: how affines are computed when calibrating.
+        blocks: that may be dropped; no two have a node in common.
     """
 
     def __init__(
@@ -89,11 +104,13 @@ class Program:
         graph: Graph,
         tensors: Mapping[str, torch.Tensor],
         layers: Sequence[Layer],
+        products: Sequence[Product],
         edges: Mapping[str, tuple[str, ...]],
         edge_grids: Mapping[str, ActivationGrid],
         means: Mapping[str, torch.Tensor],
         deviations: Mapping[str, torch.Tensor],
         correction: Correction,
+        blocks: Sequence[Block] = (),
     ) -> None:
         self._graph = graph
         self._tensors = tensors
@@ -104,6 +121,11 @@ class Program:
         self._correction = correction
         self._layers = {layer.parameter: layer for layer in layers}
         self._uses = {use.node: (layer, use) for layer in layers for use in layer.uses}
+        self._products: dict[str, list[Product]] = {}
+        for product in products:
+            self._products.setdefault(product.node, []).append(product)
+        self._block_of = {node: block for block in blocks for node in block.nodes}
+        self._joins = {block.output: block for block in blocks}
         self._slots: dict[str, int] = {}
         self._constants: list[tuple[int, torch.Tensor]] = []
         self._inputs: list[tuple[int, int]] = []
@@ -152,11 +174,18 @@ class Program:
             for slot in segment.dead:
                 values[slot] = None
 
-    def plain_affine(self, use: Use) -> Affine:
-        """The affine that only adds the operation's own bias, rounded to what a packed file stores."""
+    def plain_affine(self, use: Use, remaining: torch.Tensor | None = None) -> Affine:
+        """The affine that only adds the operation's own bias, rounded to what a packed file stores.
+
+        Args:
+            use: of a layer.
+            remaining: ``(n_channels,)`` False for channels that are pruned, and stay zero.
+        """
         bias = constant(self._graph, self._tensors, use.bias) if use.bias is not None else torch.zeros(1)
         bias = bias.reshape(-1).expand(use.n_channels)
         scale = torch.ones(use.n_channels)
+        if remaining is not None:
+            bias, scale = (torch.where(remaining, vector, 0.0) for vector in (bias, scale))
         return broadcastable(self._graph, use, scale), broadcastable(self._graph, use, stored_vector(bias))
 
     def _slot(self, name: str) -> int:
@@ -165,49 +194,68 @@ class Program:
     def _build(self) -> tuple[Segment, ...]:
         cuts: list[tuple[Column | None, list[tuple[Step, Step]], list[str]]] = [(None, [], [])]
         slot_segment: dict[int, list[int]] = {}  # first and last segment that touches a slot
-        chosen: set[str] = set()
+        opened: set[Column] = set()
 
         def emit(step: Step, calibrating: Step | None, reads: Sequence[int], writes: int) -> None:
             cuts[-1][1].append((step, calibrating or step))
             for slot in [*reads, writes]:
                 slot_segment.setdefault(slot, [len(cuts) - 1, 0])[1] = len(cuts) - 1
 
-        def quantize_inputs(layer: Layer, use: Use) -> None:
+        def cut(column: Column) -> None:
+            if column not in opened:
+                opened.add(column)
+                cuts.append((column, [], []))
+
+        def quantize_inputs(layer: Layer, use: Use, block: Block | None) -> None:
             if use.input is None:
                 return
-            if layer.name not in chosen:
-                chosen.add(layer.name)
-                cuts.append((Column(layer.name, "activation_bits"), [], []))
+            cut(Column(layer.name, "activation_bits"))
             source, target = self._slot(use.input), self._slot(f"{use.node}@input")
-            emit(_quantize_input(use.node, source, target), None, [source], target)
+            emit(_unless_dropped(block, _quantize_input(use.node, source, target)), None, [source], target)
 
         for node in self._graph:
             slot = self._slot(node.name)
+            block = self._block_around(node)
+            join = self._joins.get(node.name)
+            inside = None if join is block else block  # the output of a block has a value even if it is dropped
+            if block is not None:
+                cut(Column(block.name, "drop"))
             if node.op == "input":
                 self._inputs.append((slot, int(node.target)))
             elif node.op == "tensor" and node.target in self._layers:
                 layer = self._layers[node.target]
                 first = layer.uses[0]
                 if first.input is None or first.input in self._slots:
-                    quantize_inputs(layer, first)
-                cuts.append((Column(layer.name, "weight_bits"), [], []))
-                emit(_set_weight(layer.name, slot), None, [], slot)
+                    quantize_inputs(layer, first, block)
+                cut(Column(layer.name, "weight"))
+                emit(_unless_dropped(block, _set_weight(layer.name, slot)), None, [], slot)
             elif node.op == "tensor":
                 self._constants.append((slot, self._tensors[node.target]))
-            elif node.name in self._uses:
-                layer, use = self._uses[node.name]
-                if use.input is not None and f"{node.name}@input" not in self._slots:
-                    quantize_inputs(layer, use)
-                step, calibrating, reads = self._use_steps(node, use)
-                emit(step, calibrating, reads, slot)
-                cuts[-1][2].append(node.name)
             else:
-                args, kwargs = _renamed(node, self._edge_sources(node))
-                step, reads = self._call_step(node.target, args, kwargs, slot)
-                emit(step, None, reads, slot)
+                if node.name in self._uses:
+                    layer, use = self._uses[node.name]
+                    if use.input is not None and f"{node.name}@input" not in self._slots:
+                        quantize_inputs(layer, use, block)
+                    step, calibrating, reads = self._use_steps(node, layer, use)
+                    cuts[-1][2].append(node.name)
+                elif node.name in self._products:
+                    for product in self._products[node.name]:
+                        cut(Column(product.name, "activation_bits"))
+                    step, reads = self._product_step(node)
+                    calibrating = step
+                else:
+                    args, kwargs = _renamed(node, self._edge_sources(node))
+                    step, reads = self._call_step(node.target, args, kwargs, slot)
+                    calibrating = step
+                if join is not None:
+                    source = self._slot(self._edge_sources(node).get(join.source, join.source))
+                    step, calibrating = (_join(join, one, source, slot) for one in (step, calibrating))
+                    reads = [*reads, source]
+                emit(_unless_dropped(inside, step), _unless_dropped(inside, calibrating), reads, slot)
             if node.name in self._edge_grids:
                 target = self._slot(f"{node.name}@edge")
-                emit(_quantize_edge(self._edge_grids[node.name], slot, target), None, [slot], target)
+                quantize = _quantize_edge(self._edge_grids[node.name], slot, target)
+                emit(_unless_dropped(inside, quantize), None, [slot], target)
         constants = {slot for slot, _ in self._constants} | {slot for slot, _ in self._inputs}
         output = self._slots[self._graph.output]
         dead: list[list[int]] = [[] for _ in cuts]
@@ -219,10 +267,17 @@ class Program:
             for (column, steps, uses), gone in zip(cuts, dead, strict=True)
         )
 
+    def _block_around(self, node: Node) -> Block | None:
+        """The block that a node lies in; a layer's weight lies where all of its uses do."""
+        if node.op != "tensor" or node.target not in self._layers:
+            return self._block_of.get(node.name)
+        first, *others = (self._block_of.get(use.node) for use in self._layers[node.target].uses)
+        return first if all(other is first for other in others) else None
+
     def _edge_sources(self, node: Node) -> dict[str, str]:
         return {name: f"{name}@edge" for name in self._edges.get(node.name, ()) if name in self._edge_grids}
 
-    def _use_steps(self, node: Node, use: Use) -> tuple[Step, Step, list[int]]:
+    def _use_steps(self, node: Node, layer: Layer, use: Use) -> tuple[Step, Step, list[int]]:
         """The operation under an affine, the same while calibrating, and the slots it reads."""
         quantized = {use.input: f"{node.name}@input"} if use.input is not None else {}
         args, kwargs = _renamed(node, quantized)
@@ -240,13 +295,16 @@ class Program:
             bare(values, choice)
             values[slot].mul_(affine[0]).add_(affine[1])
 
+        weight = layer.name
         if self._correction == "none" or not use.correctable:
             plain = self.plain_affine(use)
 
             def calibrating(values: Environment, choice: Choice) -> None:
                 bare(values, choice)
-                choice.affines[name] = plain
-                values[slot].mul_(plain[0]).add_(plain[1])
+                remaining = choice.channels.get(weight)
+                affine = plain if remaining is None else self.plain_affine(use, remaining)
+                choice.affines[name] = affine
+                values[slot].mul_(affine[0]).add_(affine[1])
 
         else:
             correction, axis = self._correction, use.channel_axis
@@ -256,12 +314,67 @@ class Program:
             def calibrating(values: Environment, choice: Choice) -> None:
                 bare(values, choice)
                 mean, deviation = channel_statistics(values[slot], axis)
-                scale, shift = corrected_affine(correction, mean, deviation, float_mean, float_deviation)
+                scale, shift = corrected_affine(
+                    correction, mean, deviation, float_mean, float_deviation, choice.channels.get(weight)
+                )
                 affine = scale.view(shape), shift.view(shape)
                 choice.affines[name] = affine
                 values[slot].mul_(affine[0]).add_(affine[1])
 
         return step, calibrating, [*reads, *full_reads]
+
+    def _product_step(self, node: Node) -> tuple[Step, list[int]]:
+        """A product of activations, each operand rounded to its grid, and the slots that it reads.
+
+        A fused attention is written out only where something is quantized inside.
+        """
+        slot = self._slot(node.name)
+        plain, reads = self._call_step(node.target, node.args, dict(node.kwargs or {}), slot)
+        keys = [key for product in self._products[node.name] for key in product.keys]
+        if node.target == FUSED:
+            given = FusedArguments.of(node)
+            names = (given.query, given.key, given.value)
+            query, key, value = (self._slot(name) for name in names)
+            mask = None if given.mask is None else self._slot(given.mask)
+
+            def written_out(values: Environment, grids: Sequence[ActivationGrid | None]) -> torch.Tensor:
+                queries, others = values[query], [values[key], values[value]]
+                if given.grouped:
+                    others = [shared_heads(other, queries) for other in others]
+                weights = attention_weights(
+                    _on(grids[0], queries),
+                    _on(grids[1], others[0]),
+                    None if mask is None else values[mask],
+                    given.is_causal,
+                    given.scale,
+                )
+                return _on(grids[2], weights) @ _on(grids[3], others[1])
+
+        else:
+            (product,) = self._products[node.name]
+            left, right = (self._slot(name) for name in product.operands)
+            function, args, kwargs = operator(node.target), node.args, dict(node.kwargs or {})
+
+            def written_out(values: Environment, grids: Sequence[ActivationGrid | None]) -> torch.Tensor:
+                rounded = {left: _on(grids[0], values[left])}
+                rounded.setdefault(right, _on(grids[1], values[right]))
+
+                def value_of(ref: Ref) -> Any:
+                    found = self._slots[ref.node]
+                    return rounded.get(found, values[found])
+
+                filled, named = substitute((args, kwargs), value_of)
+                outputs: torch.Tensor = function(*filled, **named)
+                return outputs
+
+        def step(values: Environment, choice: Choice) -> None:
+            grids = [choice.activations.get(key) for key in keys]
+            if all(grid is None for grid in grids):
+                plain(values, choice)
+            else:
+                values[slot] = written_out(values, grids)
+
+        return step, reads
 
     def _call_step(self, target: str, args: Any, kwargs: Mapping[str, Any], slot: int) -> tuple[Step, list[int]]:
         """A step that calls an operator, and the slots that it reads."""
@@ -288,10 +401,20 @@ class Program:
         return flat, reads
 
 
+def computed_nodes(graph: Graph, dropped: Collection[Block]) -> frozenset[str]:
+    """Names of the nodes that are computed when some blocks are dropped, parameters included."""
+    passed_on = {block.output for block in dropped if block.becomes == "identity"}
+    return active_nodes(graph, dropped) - passed_on
+
+
 def broadcastable(graph: Graph, use: Use, vector: torch.Tensor) -> torch.Tensor:
     """``(channels,)`` as a view that broadcasts over the use's output."""
     trailing = len(graph[use.node].shape) - 1 - use.channel_axis
     return vector.reshape(-1, *[1] * trailing)
+
+
+def _on(grid: ActivationGrid | None, values: torch.Tensor) -> torch.Tensor:
+    return values if grid is None else grid(values)
 
 
 @dataclass(frozen=True)
@@ -352,3 +475,29 @@ def _quantize_edge(grid: ActivationGrid, source: int, target: int) -> Step:
         values[target] = grid(values[source])
 
     return step
+
+
+def _unless_dropped(block: Block | None, step: Step) -> Step:
+    """The step, which does nothing while its block is dropped."""
+    if block is None:
+        return step
+    name = block.name
+
+    def guarded(values: Environment, choice: Choice) -> None:
+        if name not in choice.dropped:
+            step(values, choice)
+
+    return guarded
+
+
+def _join(block: Block, step: Step, source: int, target: int) -> Step:
+    """The step that gives a block's output, or what stands for it while the block is dropped."""
+    name = block.name
+
+    def joined(values: Environment, choice: Choice) -> None:
+        if name in choice.dropped:
+            values[target] = values[source]
+        else:
+            step(values, choice)
+
+    return joined

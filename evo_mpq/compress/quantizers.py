@@ -251,6 +251,5 @@ class ActivationQuantizer:
 
 
 def _activation_grid(low: float, high: float, bits: int) -> ActivationGrid:
-    span = high - low
-    scale = float(torch.tensor(span / (2**bits - 1) if span > 0 else 1.0, dtype=torch.float32))
+    scale = float(torch.tensor((high - low) / (2**bits - 1), dtype=torch.float32)) or 1.0  # 0 if the range is
     return ActivationGrid(bits, scale, min(2**bits - 1, max(0, round(-low / scale))))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from evo_mpq.compress.bank import QuantizedWeight
+from evo_mpq.compress.bank import CompressedWeight
 from evo_mpq.compress.program import Affine
 from evo_mpq.compress.quantizers import ActivationGrid
 from evo_mpq.space.policy import Policy
@@ -19,16 +19,18 @@ class CompressedState:
 
     Attributes:
         policy: what was done.
-        weights: the quantized weight of every layer below 32 bits.
+        weights: of every active layer whose weight is not the float network's.
         activations: the grid of every use's input; None where it stays float.
         affines: scale and shift of every use; None in the float reference.
         edge_grids: grids of the activations that no layer governs.
-        tensors: float state: layers at 32 bits, biases (reference only), everything that belongs to no layer.
+        tensors: float state: other layers, biases (reference only), everything that belongs to no layer.
+        active: names of the layers that are computed.
     """
 
     policy: Policy
-    weights: Mapping[str, QuantizedWeight]
+    weights: Mapping[str, CompressedWeight]
     activations: Mapping[str, ActivationGrid | None]
     affines: Mapping[str, Affine | None]
     edge_grids: Mapping[str, ActivationGrid]
     tensors: Mapping[str, torch.Tensor]
+    active: frozenset[str]

@@ -76,6 +76,13 @@ Bits: TypeAlias = Annotated[
     BeforeValidator(check.bits),
     _any_of(_BITS, {"type": "array", "items": _BITS, "minItems": 1, "uniqueItems": True}),
 ]
+_RATIO = {"type": "number", "minimum": 0, "exclusiveMaximum": 1}
+Ratios: TypeAlias = Annotated[
+    tuple[float, ...],
+    BeforeValidator(check.ratios),
+    _any_of(_RATIO, {"type": "array", "items": _RATIO, "minItems": 1, "uniqueItems": True}),
+]
+Criterion: TypeAlias = Annotated[Literal["l1", "l2", "taylor"], _choice("l1", "l2", "taylor")]
 Granularity: TypeAlias = Annotated[
     Literal["channel", "tensor"] | int,
     BeforeValidator(check.granularity),
@@ -227,6 +234,33 @@ class LayerRule(Section):
     """Bits of the layer's input that may be chosen, 2 to 8, or 32 for untouched."""
 
 
+class PruneSettings(Section):
+    """Which fractions of channels may be removed, and how."""
+
+    ratios: Ratios = Field(default=(0.0,), examples=[[0.0, 0.25, 0.5]])
+    """Fractions of the channels of every group that may be removed, from 0 up to, but not including, 1. Channels
+    that can only be removed together are one group, with one choice."""
+
+    criterion: Criterion = "l1"
+    """Which channels are removed first: those with the smallest l1 or l2 norms of their weights, or those without
+    which the loss changes least to first order (taylor)."""
+
+    compensate: bool = True
+    """Whether the weights that read removed channels make up for them, by least squares on the calibration split."""
+
+    layers: dict[str, Ratios] = Field(default_factory=dict, examples=[{"stem": [0.0]}])
+    """Other ratios by shell pattern on layer names (* crosses dots), for groups that a matched layer gives
+    channels to; the last pattern that matches wins."""
+
+
+class ArchitectureSettings(Section):
+    """What may be changed about the network besides its layers."""
+
+    drop: tuple[str, ...] = Field(default=(), examples=[["stage*.[12]"]])
+    """Patterns on the paths of modules (* stays within a dot): the outermost modules that match may be left out,
+    if the network works without them: evo-mpq check tells which do."""
+
+
 class SpaceSettings(Section):
     """What may be chosen; what is not named here is left untouched."""
 
@@ -237,8 +271,14 @@ class SpaceSettings(Section):
     """Options by shell pattern on layer names (* crosses dots); for each kind the last pattern that matches
     wins."""
 
+    prune: PruneSettings | None = None
+    """Channels that may be removed. Without it, none."""
+
     tie: tuple[str, ...] = ()
     """Patterns; all layers that one of them matches share one choice per kind."""
+
+    architecture: ArchitectureSettings = Field(default_factory=ArchitectureSettings)
+    """Blocks that may be left out."""
 
 
 class WeightSettings(Section):

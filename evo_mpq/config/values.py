@@ -124,6 +124,29 @@ def bits(value: Any) -> tuple[int, ...]:
     return tuple(sorted(options))
 
 
+def ratios(value: Any) -> tuple[float, ...]:
+    """Fractions ascending, from one number or a list; every wrong one is a mistake of its own."""
+    listed = isinstance(value, list | tuple)
+    mistakes: list[Mistake] = []
+    options: list[float] = []
+    for place, option in enumerate(value if listed else [value]):
+        if isinstance(option, bool) or not isinstance(option, int | float) or not 0 <= option < 1:
+            message = (
+                f"must be a fraction of channels to remove, from 0 up to, but not including, 1, got {shown(option)}"
+            )
+        elif option in options:
+            message = f"{option:g} is repeated; every option stands once"
+        else:
+            options.append(float(option))
+            continue
+        mistakes.append(Mistake((place,) if listed else (), message))
+    if not options and not mistakes:
+        mistakes.append(Mistake((), "must not be empty; remove the key to prune nothing"))
+    if mistakes:
+        raise ConfigError(mistakes)
+    return tuple(sorted(options))
+
+
 def granularity(value: Any) -> str | int:
     """``"channel"``, ``"tensor"`` or the size of a group."""
     if isinstance(value, str) and value in ("channel", "tensor"):

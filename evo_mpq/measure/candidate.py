@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
-from evo_mpq.space.policy import Policy
+from evo_mpq.space.policy import UNTOUCHED, Policy
 
 if TYPE_CHECKING:
     from torch import nn
 
 
 class Layer(Protocol):
-    """What a candidate reads of a layer of the network."""
+    """What a candidate reads of a layer of the network, or of a product of two activations inside attention."""
 
     @property
     def name(self) -> str:
@@ -22,15 +22,7 @@ class Layer(Protocol):
 
     @property
     def kind(self) -> str:
-        """``"conv1d"``, ``"conv2d"``, ``"linear"`` or ``"embedding"``."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the weight."""
-
-    @property
-    def n_parameters(self) -> int:
-        """Number of weights."""
+        """``"conv1d"``, ``"conv2d"``, ``"linear"``, ``"embedding"`` or ``"product"``."""
 
     @property
     def macs(self) -> int:
@@ -53,6 +45,26 @@ class Network(Protocol):
         """Number of parameters that are no layer's weight: biases, normalizations."""
 
 
+class Active(Protocol):
+    """What is left of a layer under a policy."""
+
+    @property
+    def layer(self) -> Layer:
+        """As it is in the network."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of its weight without removed channels."""
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of weights that remain."""
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulate operations per sample."""
+
+
 class Compressor(Protocol):
     """What a candidate asks of the compressor."""
 
@@ -66,18 +78,28 @@ class Compressor(Protocol):
     def packed_bytes(self, policy: Policy) -> int:
         """Length of the packed file in bytes, from the policy alone."""
 
+    def active_layers(self, policy: Policy) -> Sequence[Active]:
+        """What is left of every layer that is computed, in graph order."""
+
+    def other_macs(self, policy: Policy) -> int:
+        """Multiply-accumulate operations per sample that are left outside of layers."""
+
+    def other_parameters(self, policy: Policy) -> int:
+        """Number of parameters that are left and are no layer's weight."""
+
 
 @dataclass(frozen=True, slots=True)
 class CandidateLayer:
-    """One active layer of a candidate, as it is after compression.
+    """One active layer of a candidate, as it is after compression; layers of dropped blocks are not active.
 
     Attributes:
         name: path of the weight in the user's network, without ``.weight``.
-        kind: ``"conv1d"``, ``"conv2d"``, ``"linear"`` or ``"embedding"``.
-        shape: of the weight.
-        n_parameters: number of weights.
-        macs: multiply-accumulate operations per sample.
-        weight_bits: bits of a weight; 32 is float.
+        kind: ``"conv1d"``, ``"conv2d"``, ``"linear"``, ``"embedding"``, or ``"product"`` for a matrix product of two
+            activations inside attention.
+        shape: of the weight, without pruned channels.
+        n_parameters: number of weights that remain.
+        macs: multiply-accumulate operations per sample that remain.
+        weight_bits: bits of a weight, or of the second operand of a product; 32 is float.
         activation_bits: bits of an element of the layer's input; 32 is float.
     """
 
@@ -113,19 +135,31 @@ class Candidate:
     @cached_property
     def layers(self) -> tuple[CandidateLayer, ...]:
         """The active layers in graph order."""
-        return tuple(map(self._layer, self.network.layers))
+        return tuple(map(self._layer, self._compressor.active_layers(self.policy)))
 
-    def _layer(self, layer: Layer) -> CandidateLayer:
-        choice = self.policy.layers[layer.name]
+    def _layer(self, active: Active) -> CandidateLayer:
+        layer = active.layer
+        is_product = layer.kind == "product"  # which a policy need not name
+        choice = self.policy.layers.get(layer.name, UNTOUCHED) if is_product else self.policy.layers[layer.name]
         return CandidateLayer(
             layer.name,
             layer.kind,
-            layer.shape,
-            layer.n_parameters,
-            layer.macs,
-            choice.weight_bits,
+            active.shape,
+            active.n_parameters,
+            active.macs,
+            choice.activation_bits if is_product else choice.weight_bits,
             choice.activation_bits,
         )
+
+    @cached_property
+    def other_macs(self) -> int:
+        """Multiply-accumulate operations per sample that remain outside of layers, e.g. products inside attention."""
+        return self._compressor.other_macs(self.policy)
+
+    @cached_property
+    def other_parameters(self) -> int:
+        """Number of parameters that remain and are no layer's weight: biases, normalizations."""
+        return self._compressor.other_parameters(self.policy)
 
     @cached_property
     def packed_bytes(self) -> int:

@@ -17,7 +17,8 @@ import numpy.typing as npt
 import torch
 
 from evo_mpq.compress.compressor import Compressor
-from evo_mpq.compress.program import Affine, Choice, Program
+from evo_mpq.compress.decisions import Decisions
+from evo_mpq.compress.program import Affine, Choice
 from evo_mpq.errors import MeasurementError, user_frame
 from evo_mpq.measure.measurements import Values
 from evo_mpq.measure.objectives import Accumulator, Batch, Quantity, sample_values
@@ -70,17 +71,17 @@ class PopulationEvaluator:
                 consume(i, position, outputs)
         if not searched:
             return
-        decisions = decisions_of(self._program, [policies[i] for i in searched])
-        order = np.lexsort(decisions.T[::-1])
+        decisions = self._compressor.decisions([policies[i] for i in searched])
+        order = decisions.order()
         with torch.inference_mode():
             for start in range(0, len(order), self._rows_at_once):
                 rows = order[start : start + self._rows_at_once]
-                self._evaluate([searched[row] for row in rows], decisions[rows], batches, consume)
+                self._evaluate([searched[row] for row in rows], decisions.of(rows), batches, consume)
 
     def _evaluate(
         self,
         candidates: Sequence[int],
-        decisions: npt.NDArray[np.int64],
+        decisions: Decisions,
         batches: Sequence[Sequence[torch.Tensor]],
         consume: Consume,
     ) -> None:
@@ -90,7 +91,7 @@ class PopulationEvaluator:
             values = program.environment(inputs)
             choice = Choice()
             for row, first in self._walk(decisions):
-                self._choose(choice, decisions[row], first)
+                self._choose(choice, decisions, row, first)
                 choice.affines.update(affines[row])
                 for segment in program.segments[0 if row == 0 else first + 1 :]:
                     for step in segment.steps:
@@ -99,46 +100,37 @@ class PopulationEvaluator:
                         values[slot] = None
                 consume(candidates[row], position, values[program.output])
 
-    def _affines(self, decisions: npt.NDArray[np.int64]) -> list[dict[str, Affine | None]]:
+    def _affines(self, decisions: Decisions) -> list[dict[str, Affine | None]]:
         """Of each candidate, the affines that its predecessor does not have already."""
         program = self._program
         values = program.environment(self._compressor.network.calibration_inputs)
         choice = Choice()
         found: list[dict[str, Affine | None]] = []
         for row, first in self._walk(decisions):
-            self._choose(choice, decisions[row], first)
+            self._choose(choice, decisions, row, first)
             new: dict[str, Affine | None] = {}
             for segment in program.segments[0 if row == 0 else first + 1 :]:
                 for step in segment.calibrating:
                     step(values, choice)
                 for slot in segment.dead:
                     values[slot] = None
-                for use in segment.uses:
-                    new[use] = choice.affines[use]
+                # the uses inside of a dropped block have no affine, or one that nothing reads
+                new.update({use: choice.affines[use] for use in segment.uses if use in choice.affines})
             found.append(new)
         return found
 
     @staticmethod
-    def _walk(decisions: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    def _walk(decisions: Decisions) -> Iterator[tuple[int, int]]:
         """Each row, and the first column in which it differs from the row before (all columns, if in none)."""
-        n_rows, n_columns = decisions.shape
-        differs = decisions[1:] != decisions[:-1]
+        n_rows, n_columns = decisions.codes.shape
+        differs = decisions.codes[1:] != decisions.codes[:-1]
         firsts = np.where(differs.any(1), differs.argmax(1), n_columns) if n_rows > 1 else np.empty(0, dtype=np.int64)
         yield 0, 0
         yield from enumerate(firsts.tolist(), start=1)
 
-    def _choose(self, choice: Choice, decision: npt.NDArray[np.int64], first: int) -> None:
-        for column, bits in zip(self._program.columns[first:], decision[first:].tolist(), strict=True):
-            self._compressor.choose(choice, column.layer, column.kind, bits)
-
-
-def decisions_of(program: Program, policies: Sequence[Policy]) -> npt.NDArray[np.int64]:
-    """``(n, n_columns)`` what each candidate decides, in the order in which it begins to matter.
-
-    Candidates that stand side by side in the lexicographic order of these rows share the most computation.
-    """
-    rows = [[getattr(policy.layers[layer], kind) for layer, kind in program.columns] for policy in policies]
-    return np.array(rows, dtype=np.int64).reshape(len(policies), len(program.columns))
+    def _choose(self, choice: Choice, decisions: Decisions, row: int, first: int) -> None:
+        for place in range(first, len(decisions.columns)):
+            self._compressor.choose(choice, decisions.columns[place], decisions.value(row, place))
 
 
 @dataclass(frozen=True, eq=False)

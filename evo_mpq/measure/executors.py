@@ -27,7 +27,6 @@ from evo_mpq.measure.evaluator import (
     OutputValues,
     PopulationEvaluator,
     Workload,
-    decisions_of,
     measure_outputs,
     workloads,
 )
@@ -155,7 +154,7 @@ class Processes:
         self, compressor: Compressor, quantities: Sequence[Quantity], memory: int, workers: int, threads: int
     ) -> None:
         self._workers = workers
-        self._program = compressor.program
+        self._compressor = compressor
         share = copy.copy(compressor)
         share.memory = compressor.memory // workers
         payload = pickle.dumps(_Payload(share, tuple(quantities), memory // workers))
@@ -170,7 +169,7 @@ class Processes:
         self, policies: Sequence[Policy], split: str, *, k: int | None = None, keep_samples: bool = False
     ) -> OutputValues:
         """See ``Executor.measure``."""
-        order = np.lexsort(decisions_of(self._program, policies).T[::-1])
+        order = self._compressor.decisions(policies).order()
         parts = np.array_split(order, min(self._workers, max(1, len(policies))))
         try:
             with _interrupts_held():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,10 +14,13 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from evo_mpq.errors import EvoMpqError, NetworkError, user_frame
+from evo_mpq.network.blocks import Block, find_blocks
 from evo_mpq.network.calling import Forward, default_forward, select_output, tensors_of
 from evo_mpq.network.data.splits import Split, Splits
 from evo_mpq.network.graph import Graph, run
 from evo_mpq.network.layers import Layer, count_macs, find_edges, find_layers
+from evo_mpq.network.products import Product, find_products
+from evo_mpq.network.pruning import PruneGroup, RefusedGroup, find_prune_groups
 from evo_mpq.network.tracing import Traced, evaluation_copy, trace
 
 _TRACING_TOLERANCE = 1e-3  # of the largest output; folding batch normalization and other kernels stay far below
@@ -58,6 +61,8 @@ class Network:
         splits: the data.
         forward: name of the user's way to call the network, or None.
         output: which output counts, or None for the only one.
+        prune_groups: channels that can be pruned together; empty unless they were looked for.
+        refused_groups: channels that cannot, with the reasons.
     """
 
     name: str
@@ -71,6 +76,8 @@ class Network:
     splits: Splits
     forward: str | None = None
     output: str | int | None = None
+    prune_groups: tuple[PruneGroup, ...] = ()
+    refused_groups: tuple[RefusedGroup, ...] = ()
 
     def __getstate__(self) -> dict[str, Any]:
         # torch's own text form of a structure: its objects pickle, too, but warn while they are read
@@ -78,6 +85,25 @@ class Network:
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         self.__dict__.update({**state, "structure": pytree.treespec_loads(state["structure"])})
+
+    @cached_property
+    def products(self) -> tuple[Product, ...]:
+        """Products of activations inside attention, in the order of the graph."""
+        return find_products(self.graph, self.macs)
+
+    def sites(self, block: Block | None = None) -> list[Layer | Product]:
+        """Layers and products in the order of the graph; of a block or of the whole network."""
+        place = {node.name: position for position, node in enumerate(self.graph)}
+        inside = None if block is None else {*block.nodes}
+        layers: list[tuple[str, Layer | Product]] = [(layer.uses[0].node, layer) for layer in self.layers]
+        products: list[tuple[str, Layer | Product]] = [(product.node, product) for product in self.products]
+        found = [pair for pair in (*layers, *products) if inside is None or pair[0] in inside]
+        return [site for _, site in sorted(found, key=lambda pair: place[pair[0]])]
+
+    @cached_property
+    def blocks(self) -> Mapping[str, Block | str]:
+        """For every module with a layer: the block that may be dropped, or why it is none."""
+        return find_blocks(self.graph, self.layers)
 
     @cached_property
     def calibration_inputs(self) -> list[torch.Tensor]:
@@ -96,8 +122,8 @@ class Network:
 
     @property
     def other_macs(self) -> int:
-        """Multiply-accumulate operations per sample outside of layers: products of attention."""
-        return sum(self.macs.values()) - sum(layer.macs for layer in self.layers)
+        """Multiply-accumulate operations per sample outside of layers and products of attention."""
+        return sum(self.macs.values()) - sum(site.macs for site in self.sites())
 
     def float_outputs(self, inputs: Any) -> torch.Tensor:
         """The float network's output for a batch's inputs."""
@@ -122,6 +148,7 @@ def trace_network(
     forward: Forward | None = None,
     forward_name: str | None = None,
     output: str | int | None = None,
+    prunable: bool = False,
 ) -> Network:
     """The network behind ``module``, checked on its data first.
 
@@ -132,6 +159,7 @@ def trace_network(
         forward: how a batch's inputs become a call.
         forward_name: what to call ``forward`` in files.
         output: which output counts.
+        prunable: whether to look for channels that can be pruned together, each group checked on the data.
 
     Raises:
         NetworkError: the network cannot run on its data, cannot be traced, or has no layer that can be quantized.
@@ -142,7 +170,13 @@ def trace_network(
     signature = input_signature(batches)
     traced = trace(module, batches[0], dynamic=[entry.dynamic for entry in signature], forward=forward, output=output)
     _check_traced(traced, batches[0], outputs)
-    return from_traced(traced, signature, splits, name=name, forward_name=forward_name, output=output)
+    network = from_traced(traced, signature, splits, name=name, forward_name=forward_name, output=output)
+    if not prunable:
+        return network
+    groups, refused = find_prune_groups(
+        module, network.graph, network.tensors, network.layers, batches[0], forward=forward, output=output
+    )
+    return replace(network, prune_groups=groups, refused_groups=refused)
 
 
 def from_traced(

@@ -65,6 +65,10 @@ class Policy:
         same = LayerPolicy(weight_bits, activation_bits)
         return cls(dict.fromkeys(layer_names, same))
 
+    def bits_of(self, name: str) -> int:
+        """Activation bits of a layer or product; 32 where nothing is said about it."""
+        return self.layers.get(name, UNTOUCHED).activation_bits
+
     def to_json(self) -> dict[str, Any]:
         """The policy as nested dictionaries that JSON can hold."""
         return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from evo_mpq.space.genes import BIT_KINDS, Gene, GeneValue
+from evo_mpq.space.genes import BIT_KINDS, DROP_KIND, Gene, GeneValue
 from evo_mpq.space.policy import UNTOUCHED, LayerPolicy, Policy
 from evo_mpq.typing import BoolVector, Genomes
 
@@ -24,13 +25,15 @@ Genome: TypeAlias = npt.NDArray[np.int64]
 class SearchSpace:
     """All that may be chosen for a network.
 
-    A genome is a row of indices into the values of the genes; a policy is what it means. Genomes that mean
-    the same network have one canonical form; every method that returns genomes returns canonical ones.
+    A genome is a row of indices into the values of the genes; a policy is what it means. Genes all of whose
+    layers lie in blocks that are left out are inactive: they decide nothing, and stand at their first value in
+    the one canonical form of all genomes that mean the same network. Every method that returns genomes returns
+    canonical ones.
 
     Args:
         layers: names of all layers, in graph order.
-        genes: the decision variables; a field of a layer is set by at most one of them. The population
-            evaluator shares most when they stand in the order of their layers.
+        genes: the decision variables; a field of a layer is set by at most one of them, and a layer lies in at
+            most one block. The population evaluator shares most when they stand in the order of their layers.
         fixed: what is done to a layer wherever no gene decides; layers that are not named stay untouched.
         edges: bits of the tensors between quantized layers that no gene governs, or None for float.
 
@@ -58,6 +61,11 @@ class SearchSpace:
         """Length of a genome."""
         return len(self.genes)
 
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """Names of the blocks that may be left out."""
+        return tuple(gene.name.removesuffix(f".{DROP_KIND}") for gene in self.genes if gene.kind == DROP_KIND)
+
     @cached_property
     def cardinalities(self) -> Genome:
         """``(n_genes,)`` number of values of each gene."""
@@ -65,10 +73,34 @@ class SearchSpace:
         cardinalities.flags.writeable = False
         return cardinalities
 
-    @property
+    @cached_property
     def n_genomes(self) -> int:
-        """Number of distinct canonical genomes, exactly."""
-        return math.prod(gene.cardinality for gene in self.genes)
+        """Number of distinct canonical genomes, exactly.
+
+        A block alone with its genes has as many forms as these, and one more without it. A gene that spans several
+        blocks is inactive only if all of them are left out: inclusion and exclusion over the sets of blocks that
+        genes span, of which there are few, because each is a tie.
+        """
+        within = dict.fromkeys(self._blocks, 1)
+        spanning: dict[frozenset[int], int] = {}
+        always = 1
+        for gene, blocks in enumerate(self._homes):
+            cardinality = self.genes[gene].cardinality
+            if gene in within:
+                continue
+            if not blocks:
+                always *= cardinality
+            elif len(blocks) == 1:
+                within[next(iter(blocks))] *= cardinality
+            else:
+                spanning[blocks] = spanning.get(blocks, 1) * cardinality
+        total = 0
+        for left_out in itertools.product((False, True), repeat=len(spanning)):
+            gone = frozenset[int]().union(*itertools.compress(spanning, left_out))
+            factors = (1 - n if out else n for out, n in zip(left_out, spanning.values(), strict=True))
+            kept = (n + 1 for block, n in within.items() if block not in gone)
+            total += math.prod(factors) * math.prod(kept)
+        return always * total
 
     @property
     def log10_genomes(self) -> float:
@@ -83,7 +115,14 @@ class SearchSpace:
         """
         rows = self._checked(genomes)
         columns = [table[rows[:, genes] @ strides] for genes, strides, table in self._tables]
-        return [Policy(dict(zip(self.layers, row, strict=True))) for row in zip(*columns, strict=True)]
+        dropped = [
+            {self.genes[block].name: True for block in np.array(self._blocks)[out]}
+            for out in rows[:, self._blocks] == 0
+        ]
+        return [
+            Policy(dict(zip(self.layers, row, strict=True)), architecture)
+            for row, architecture in zip(zip(*columns, strict=True), dropped, strict=True)
+        ]
 
     def encode(self, policies: Sequence[Policy]) -> Genomes:
         """``(n, n_genes)`` the canonical genomes that mean ``policies``.
@@ -95,11 +134,12 @@ class SearchSpace:
         return self.canonical(np.array(rows, dtype=np.int64).reshape(len(rows), self.n_genes))
 
     def canonical(self, genomes: Genomes) -> Genomes:
-        """``(n, n_genes)`` the one genome that stands for each network; a copy.
-
-        Bits alone have no inactive genes, so every genome is its own canonical form.
-        """
-        return np.array(genomes, dtype=np.int64)
+        """``(n, n_genes)`` the one genome that stands for each network, inactive genes at 0; a copy."""
+        rows = np.array(genomes, dtype=np.int64)
+        for gene, blocks in enumerate(self._homes):
+            if blocks and gene not in self._blocks:
+                rows[np.all(rows[:, sorted(blocks)] == 0, axis=1), gene] = 0
+        return rows
 
     def legal(self, genomes: Genomes) -> BoolVector:
         """``(n,)`` which rows hold indices of existing values and are canonical."""
@@ -152,6 +192,21 @@ class SearchSpace:
         """Eight hexadecimal characters that name a genome in files and commands."""
         return hashlib.sha256(np.asarray(genome, dtype="<i8").tobytes()).hexdigest()[:8]
 
+    @cached_property
+    def _blocks(self) -> list[int]:
+        """Genes that leave a block out at their first value."""
+        return [index for index, gene in enumerate(self.genes) if gene.kind == DROP_KIND]
+
+    @cached_property
+    def _homes(self) -> list[frozenset[int]]:
+        """Per gene: the genes of the blocks that all of its layers lie in; empty if one layer lies in none."""
+        block_of = {name: block for block in self._blocks for name in self.genes[block].layers}
+        homes = []
+        for gene in self.genes:
+            blocks = [block_of.get(name) for name in gene.layers]
+            homes.append(frozenset() if None in blocks else frozenset(block for block in blocks if block is not None))
+        return homes
+
     def _one(self, genome: npt.ArrayLike) -> Genome:
         row: Genome = self.canonical(np.asarray(genome, dtype=np.int64)[None])[0]
         return row
@@ -189,7 +244,9 @@ class SearchSpace:
         interned: dict[LayerPolicy, LayerPolicy] = {}
         tables = []
         for name in self.layers:
-            genes = [index for index, gene in enumerate(self.genes) if name in gene.layers]
+            genes = [
+                index for index, gene in enumerate(self.genes) if name in gene.layers and index not in self._blocks
+            ]
             shape = [self.genes[index].cardinality for index in genes]
             table = np.empty(math.prod(shape), dtype=object)
             for code, choice in enumerate(np.ndindex(*shape)):
@@ -204,23 +261,31 @@ class SearchSpace:
         return tables
 
     def _encode(self, policy: Policy) -> list[int]:
-        if set(policy.layers) != set(self.layers) or policy.architecture:
-            different = sorted(set(policy.layers) ^ set(self.layers)) or sorted(policy.architecture)
+        if set(policy.layers) != set(self.layers):
+            different = sorted(set(policy.layers) ^ set(self.layers))
             raise ValueError(f"the policy is not of this network: {different[0]!r} is in only one of them")
+        blocks = [self.genes[block] for block in self._blocks]
+        if unknown := sorted(set(policy.architecture) - {gene.name for gene in blocks}):
+            raise ValueError(f"the policy is not of this space: {unknown[0]!r} is no choice of it")
+        dropped = {name for gene in blocks if policy.architecture.get(gene.name) for name in gene.layers}
         for name, (genes, _, table) in zip(self.layers, self._tables, strict=True):
-            if policy.layers[name] not in table.tolist():
+            if name not in dropped and policy.layers[name] not in table.tolist():
                 kinds = {self.genes[gene].kind: self.genes[gene].values for gene in genes}
                 raise ValueError(_not_in_space(name, policy.layers[name], table[0], kinds))
-        genome = []
-        for gene in self.genes:
-            values = [getattr(policy.layers[name], gene.kind) for name in gene.layers]
-            if len(set(values)) > 1:
-                raise ValueError(
-                    f"layers {', '.join(map(repr, gene.layers))} are tied and must have the same "
-                    f"{gene.kind}, got {', '.join(map(str, values))}"
-                )
-            genome.append(gene.values.index(values[0]))
-        return genome
+        return [self._index(gene, policy, dropped) for gene in self.genes]
+
+    def _index(self, gene: Gene, policy: Policy, dropped: set[str]) -> int:
+        """Which value of a gene a policy has; 0 for inactive genes."""
+        if gene.kind == DROP_KIND:
+            return 0 if policy.architecture.get(gene.name) else 1
+        active = [name for name in gene.layers if name not in dropped]
+        values = [getattr(policy.layers[name], gene.kind) for name in active]
+        if len(set(values)) > 1:
+            raise ValueError(
+                f"layers {', '.join(map(repr, active))} share one choice and must have the same "
+                f"{gene.kind}, got {', '.join(map(str, values))}"
+            )
+        return gene.values.index(values[0]) if values else 0
 
 
 def _check_layers(layers: Sequence[str], genes: Sequence[Gene], fixed: Mapping[str, LayerPolicy]) -> None:

@@ -6,7 +6,8 @@ import pytest
 import torch
 from networks import ALL, compressor_of, network_of
 
-from evo_mpq.compress.bank import QuantizedWeight, WeightBank, as_matrix, from_matrix
+from evo_mpq.compress.bank import CompressedWeight, WeightBank, as_matrix, from_matrix
+from evo_mpq.compress.channels import Channels, WeightForm
 from evo_mpq.compress.gptq import gptq_codes, inverse_factor
 from evo_mpq.compress.quantizers import UniformAffine, WeightGrid
 from evo_mpq.network.layers import Layer
@@ -16,11 +17,14 @@ BITS = (2, 3, 8)
 
 def bank_of(name: str, memory: int, rounding: str = "gptq", clip: str = "minmax") -> WeightBank:
     quantizer = UniformAffine(clip=clip, rounding=rounding)
-    return WeightBank(network_of(name).tensors, quantizer, compressor_of(name).statistics.grams, memory)
+    network, grams = network_of(name), compressor_of(name).statistics.grams
+    channels = Channels(network.layers, (), {})
+    return WeightBank(network.tensors, quantizer, channels, grams, compensate=True, memory=memory)
 
 
-def bits_of(entry: QuantizedWeight) -> bytes:
-    parts = (entry.codes, entry.values.contiguous(), entry.grid.scale, entry.grid.zero_point)
+def bits_of(entry: CompressedWeight) -> bytes:
+    assert entry.grid is not None
+    parts = (entry.matrix, entry.values.contiguous(), entry.grid.scale, entry.grid.zero_point)
     return b"".join(part.numpy().tobytes() for part in parts)
 
 
@@ -38,34 +42,35 @@ def test_a_matrix_has_one_row_per_output_channel_and_turns_back_into_the_weight(
 def test_an_entry_that_was_evicted_returns_bit_for_bit(name: str) -> None:
     roomy, tiny = bank_of(name, 1 << 30), bank_of(name, 1)
     wanted = list(itertools.product(network_of(name).layers, BITS))
-    expected = {(layer.name, bits): bits_of(roomy(layer, bits)) for layer, bits in wanted}
+    expected = {(layer.name, bits): bits_of(roomy(layer, WeightForm(bits))) for layer, bits in wanted}
     for layer, bits in [*wanted, *reversed(wanted)]:
-        assert bits_of(tiny(layer, bits)) == expected[layer.name, bits]
+        assert bits_of(tiny(layer, WeightForm(bits))) == expected[layer.name, bits]
 
 
 def test_a_bank_keeps_the_entries_that_were_used_last_as_far_as_memory_goes() -> None:
     layer = network_of("signals").layers[0]
-    size = bank_of("signals", 1)(layer, 2).n_bytes
+    size = bank_of("signals", 1)(layer, WeightForm(2)).n_bytes
     bank = bank_of("signals", 2 * size)
-    first, second = bank(layer, 2), bank(layer, 3)
-    assert bank(layer, 2) is first
-    bank(layer, 4)  # the entry of 3 bits was used least recently
-    assert bank(layer, 2) is first
-    assert bank(layer, 3) is not second
+    first, second = bank(layer, WeightForm(2)), bank(layer, WeightForm(3))
+    assert bank(layer, WeightForm(2)) is first
+    bank(layer, WeightForm(4))  # the entry of 3 bits was used least recently
+    assert bank(layer, WeightForm(2)) is first
+    assert bank(layer, WeightForm(3)) is not second
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_values_are_what_the_codes_stand_for(name: str) -> None:
     bank = bank_of(name, 1 << 30)
     for layer, bits in itertools.product(network_of(name).layers, BITS):
-        entry = bank(layer, bits)
+        entry = bank(layer, WeightForm(bits))
+        assert entry.grid is not None
         assert entry.values.shape == layer.shape
-        assert torch.equal(as_matrix(entry.values, layer), entry.grid.dequantize(entry.codes))
-        assert entry.codes.min() >= entry.grid.lowest
-        assert entry.codes.max() < entry.grid.lowest + 2**bits
+        assert torch.equal(as_matrix(entry.values, layer), entry.grid.dequantize(entry.matrix))
+        assert entry.matrix.min() >= entry.grid.lowest
+        assert entry.matrix.max() < entry.grid.lowest + 2**bits
 
 
-def weighted_error(layer: Layer, entry: QuantizedWeight, gram: torch.Tensor, weight: torch.Tensor) -> float:
+def weighted_error(layer: Layer, entry: CompressedWeight, gram: torch.Tensor, weight: torch.Tensor) -> float:
     """What rounding changes in the layer's output on the calibration batch."""
     errors = as_matrix(weight - entry.values, layer).double().reshape(len(gram), -1, gram.shape[1])
     return float(torch.einsum("grc,gcd,grd->", errors, gram, errors))
@@ -80,7 +85,8 @@ def test_gptq_loses_less_of_a_networks_outputs_than_rounding_to_nearest(name: st
     for layer in (layer for layer in network.layers if layer.name in grams):
         weight = network.tensors[layer.parameter]
         errors = {
-            key: weighted_error(layer, bank(layer, bits), grams[layer.name], weight) for key, bank in banks.items()
+            key: weighted_error(layer, bank(layer, WeightForm(bits)), grams[layer.name], weight)
+            for key, bank in banks.items()
         }
         for key, error in errors.items():
             total[key] += error / max(errors["nearest"], 1e-12)
@@ -91,18 +97,19 @@ def test_gptq_loses_less_of_a_networks_outputs_than_rounding_to_nearest(name: st
 def test_weights_that_several_operations_read_are_rounded_to_nearest(name: str, layer_name: str) -> None:
     network = network_of(name)
     layer = next(layer for layer in network.layers if layer.name == layer_name)
-    entry = bank_of(name, 1 << 30)(layer, 3)
-    nearest = bank_of(name, 1 << 30, "nearest")(layer, 3)
-    assert torch.equal(entry.codes, nearest.codes)
+    entry = bank_of(name, 1 << 30)(layer, WeightForm(3))
+    nearest = bank_of(name, 1 << 30, "nearest")(layer, WeightForm(3))
+    assert torch.equal(entry.matrix, nearest.matrix)
 
 
 def test_every_group_of_a_convolution_is_rounded_with_its_own_inputs() -> None:
     network, grams = network_of("convolutions"), compressor_of("convolutions").statistics.grams
     layer = next(layer for layer in network.layers if layer.name == "grouped")
-    entry = bank_of("convolutions", 1 << 30)(layer, 3)
+    entry = bank_of("convolutions", 1 << 30)(layer, WeightForm(3))
+    assert entry.grid is not None
     matrix = as_matrix(network.tensors[layer.parameter], layer)
     for group, gram in enumerate(grams["grouped"]):
         rows = slice(4 * group, 4 * group + 4)
         grid = WeightGrid(3, entry.grid.scale[rows], entry.grid.zero_point[rows], entry.grid.group_size, -4)
         codes = gptq_codes(matrix[rows], grid, inverse_factor(gram))
-        assert torch.equal(entry.codes[rows], codes.to(torch.int16))
+        assert torch.equal(entry.matrix[rows], codes.to(torch.int16))

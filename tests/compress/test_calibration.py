@@ -10,6 +10,7 @@ from torch import nn
 from evo_mpq.compress import calibration
 from evo_mpq.compress.bank import as_matrix
 from evo_mpq.compress.calibration import Statistics, calibrate, channel_statistics, sorted_sample
+from evo_mpq.compress.channels import WeightForm
 from evo_mpq.compress.compressor import Compressor
 from evo_mpq.errors import NetworkError
 from evo_mpq.network.data.splits import splits_from
@@ -23,6 +24,7 @@ def statistics_of(network: Network, *, centred: bool) -> Statistics:
         network.graph,
         network.tensors,
         network.layers,
+        network.products,
         network.edges,
         network.calibration_inputs,
         centred=centred,
@@ -149,4 +151,4 @@ def test_a_weight_that_is_read_in_part_is_quantized_all_the_same(rows: int, colu
     compressor = Compressor(network, edges=None)
     assert ("weight" in compressor.statistics.grams) is has_gram
     (layer, _) = network.layers
-    assert compressor.weight(layer, 3).shape == (6, 8)
+    assert compressor.bank(layer, WeightForm(3)).values.shape == (6, 8)

@@ -6,13 +6,24 @@ from typing import Any
 
 import pytest
 import torch
-from networks import ALL, compressor_of, module_of, network_of, outputs_of, random_policies, same_splits, splits_of
+from networks import (
+    ALL,
+    blocks_of,
+    compressor_of,
+    module_of,
+    network_of,
+    outputs_of,
+    random_policies,
+    same_splits,
+    splits_of,
+)
 from torch import nn
 from torch.nn import functional
 
 from evo_mpq.compress.compressor import Compressor
 from evo_mpq.compress.quantizers import ActivationQuantizer, UniformAffine
 from evo_mpq.errors import NetworkError
+from evo_mpq.network.calling import tensors_of
 from evo_mpq.network.data.splits import splits_from
 from evo_mpq.network.network import Network, trace_network
 from evo_mpq.space.policy import Policy
@@ -105,12 +116,14 @@ def test_a_module_that_is_called_twice_is_not_corrected() -> None:
 def test_without_correction_every_use_adds_its_own_bias(name: str) -> None:
     # Biases may be pieces of a parameter (attention to another sequence), shared, or missing.
     network = network_of(name)
-    module = compressor_of(name, "nearest", "none", None).apply(
-        Policy({layer.name: Policy.uniform([""], 32, 32).layers[""] for layer in network.layers}, {"anything": 1})
-    )
+    compressor = compressor_of(name, "nearest", "none", None)
+    choice = compressor.choice(Policy.uniform(names_of(network), 32, 32))
     inputs = network.splits.search.whole().inputs
+    with torch.no_grad():
+        compressor.program.calibrate(network.calibration_inputs, choice)  # as if it were not the reference
+        outputs = compressor.program.run(tensors_of(inputs), choice)
     expected = network.float_outputs(inputs)
-    torch.testing.assert_close(module(inputs), expected, rtol=2e-3, atol=2e-3 * float(expected.abs().max()))
+    torch.testing.assert_close(outputs, expected, rtol=2e-3, atol=2e-3 * float(expected.abs().max()))
 
 
 def test_bits_of_an_embeddings_input_mean_nothing() -> None:
@@ -128,7 +141,7 @@ def test_bits_of_an_embeddings_input_mean_nothing() -> None:
     inputs = only.splits.search.whole().inputs
     assert torch.equal(compressor.apply(plain)(inputs), compressor.apply(other)(inputs))
     assert compressor.packed_bytes(plain) == compressor.packed_bytes(other)
-    assert compressor.program.columns == (("0", "weight_bits"), ("1", "activation_bits"), ("1", "weight_bits"))
+    assert compressor.program.columns == (("0", "weight"), ("1", "activation_bits"), ("1", "weight"))
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -136,10 +149,11 @@ def test_every_layer_decides_once_in_the_order_of_the_graph(name: str) -> None:
     network = network_of(name)
     columns = compressor_of(name).program.columns
     assert len(set(columns)) == len(columns)
-    assert [layer for layer, kind in columns if kind == "weight_bits"] == names_of(network)
-    assert {layer for layer, kind in columns if kind == "activation_bits"} == {
-        layer.name for layer in network.layers if layer.quantizes_input
-    }
+    assert [name for name, kind in columns if kind == "weight"] == names_of(network)
+    reading = [layer.name for layer in network.layers if layer.quantizes_input]
+    products = [product.name for product in network.products]
+    assert {name for name, kind in columns if kind == "activation_bits"} == {*reading, *products}
+    assert {name for name, kind in columns if kind == "drop"} == {*blocks_of(name)}
 
 
 def test_a_pickled_compressor_does_the_same() -> None:

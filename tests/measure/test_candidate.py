@@ -32,6 +32,18 @@ class FakeCompressor:
         self.applied += 1
         return nn.Linear(len(policy.layers), 1)
 
+    def active_layers(self, policy: Policy) -> list[SimpleNamespace]:
+        return [
+            SimpleNamespace(layer=layer, shape=layer.shape, n_parameters=layer.n_parameters, macs=layer.macs)
+            for layer in self.network.layers
+        ]
+
+    def other_macs(self, policy: Policy) -> int:
+        return 7
+
+    def other_parameters(self, policy: Policy) -> int:
+        return 3
+
     def packed_bytes(self, policy: Policy) -> int:
         self.packed += 1
         return sum(layer.weight_bits for layer in policy.layers.values())

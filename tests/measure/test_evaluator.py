@@ -12,6 +12,7 @@ from networks import (
     ALL,
     CALIBRATION,
     SEARCH,
+    blocks_of,
     compressor_of,
     network_of,
     outputs_of,
@@ -21,12 +22,12 @@ from networks import (
 from torch import Tensor
 from troubled_objectives import BadStart, Distance, NotFinite, OwnInputs, SomeRaise
 
+from evo_mpq.compress.channels import WeightForm
 from evo_mpq.compress.compressor import Compressor
 from evo_mpq.compress.program import Step
 from evo_mpq.compress.quantizers import ActivationQuantizer, UniformAffine
 from evo_mpq.measure.evaluator import (
     PopulationEvaluator,
-    decisions_of,
     measure_outputs,
     workloads,
 )
@@ -87,6 +88,7 @@ def test_memory_for_sixteen_candidates_and_one_weight_gives_the_same_bits(name: 
         quantizer=UniformAffine(clip="minmax"),
         activations=ActivationQuantizer("minmax"),
         edges=8,
+        blocks=blocks_of(name),
         memory=1,
     )
     policies = random_policies(network_of(name), 19, seed=3)
@@ -103,7 +105,8 @@ def test_the_order_of_candidates_changes_nothing() -> None:
 
 @pytest.mark.parametrize("name", ["convolutions", "called_twice", "tied_tokens", "cross_attention"])
 def test_every_prefix_of_decisions_is_computed_once(name: str) -> None:
-    compressor = Compressor(network_of(name), quantizer=UniformAffine(clip="minmax", rounding="nearest"), edges=8)
+    quantizer = UniformAffine(clip="minmax", rounding="nearest")
+    compressor = Compressor(network_of(name), quantizer=quantizer, edges=8, blocks=blocks_of(name))
     policies = random_policies(network_of(name), 15, seed=1, weight_bits=(3, 8), activation_bits=(4, 8))
     runs: dict[str, Counter[int]] = {"steps": Counter(), "calibrating": Counter()}
 
@@ -124,7 +127,7 @@ def test_every_prefix_of_decisions_is_computed_once(name: str) -> None:
         for i, segment in enumerate(program.segments)
     )
     evaluated(compressor, policies)
-    decisions = decisions_of(program, policies)
+    decisions = compressor.decisions(policies).codes
     n_batches = network_of(name).splits.search.n_batches
     for i, segment in enumerate(program.segments):
         if segment.steps:
@@ -264,13 +267,15 @@ def test_errors_are_clustered_by_the_groups_of_a_dataset() -> None:
 
 
 def test_decisions_stand_in_the_order_of_the_graph() -> None:
-    program = compressor_of("signals").program
+    compressor = compressor_of("signals")
     policy = Policy({"head": LayerPolicy(2, 4), "first": LayerPolicy(3, 5), "second": LayerPolicy(32, 6)})
-    assert [tuple(column) for column in program.columns] == [
-        (layer, kind) for layer in ("first", "second", "head") for kind in ("activation_bits", "weight_bits")
+    assert [tuple(column) for column in compressor.program.columns] == [
+        (layer, kind) for layer in ("first", "second", "head") for kind in ("activation_bits", "weight")
     ]
-    assert decisions_of(program, [policy]).tolist() == [[5, 3, 6, 32, 4, 2]]
-    assert decisions_of(program, []).shape == (0, 6)
+    decisions = compressor.decisions([policy])
+    decided = [decisions.value(0, column) for column in range(6)]
+    assert decided == [5, WeightForm(3), 6, WeightForm(32), 4, WeightForm(2)]
+    assert compressor.decisions([]).codes.shape == (0, 6)
 
 
 def test_calibration_is_not_the_search_split() -> None:

@@ -46,7 +46,10 @@ def count_bits(policy: Policy) -> int:
 def candidate(weight_bits: int = 4) -> Candidate:
     layer = SimpleNamespace(name="head", kind="linear", shape=(2, 3), n_parameters=6, macs=6)
     network = SimpleNamespace(layers=(layer,), other_macs=0, other_parameters=0)
-    compressor: Any = SimpleNamespace(network=network, apply=build, packed_bytes=count_bits)
+    active = SimpleNamespace(layer=layer, shape=layer.shape, n_parameters=layer.n_parameters, macs=layer.macs)
+    compressor: Any = SimpleNamespace(
+        network=network, apply=build, packed_bytes=count_bits, active_layers=lambda policy: [active]
+    )
     return Candidate(Policy({"head": LayerPolicy(weight_bits)}), compressor)
 
 

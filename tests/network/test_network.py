@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import BertConfig, BertForSequenceClassification
 
-from evo_mpq.compress.compressor import Compressor, load_packed
+from evo_mpq.compress.compressor import Compressor
+from evo_mpq.compress.module import load_packed
 from evo_mpq.errors import NetworkError
 from evo_mpq.measure.executors import InProcess
 from evo_mpq.measure.objectives import as_quantity

@@ -20,6 +20,7 @@ import evo_mpq.objectives
 from evo_mpq.errors import ConfigError
 from evo_mpq.measure.candidate import Candidate
 from evo_mpq.measure.objectives import Batch, as_quantity, probe, sample_values
+from evo_mpq.measure.statistics import standard_error
 from evo_mpq.objectives.accuracy import Accuracy
 from evo_mpq.objectives.average_bits import AverageBits
 from evo_mpq.objectives.bops import BOPs
@@ -30,10 +31,11 @@ from evo_mpq.objectives.kl_divergence import KLDivergence
 from evo_mpq.objectives.macs import MACs
 from evo_mpq.objectives.mean_squared_error import MeanSquaredError
 from evo_mpq.objectives.parameters import Parameters
+from evo_mpq.objectives.perplexity import Perplexity
 from evo_mpq.objectives.size import Size
 from evo_mpq.space.policy import LayerPolicy, Policy
 
-OF_CLASSES = [Accuracy, CrossEntropy, ErrorRate, Flips, KLDivergence]
+OF_CLASSES = [Accuracy, CrossEntropy, ErrorRate, Flips, KLDivergence, Perplexity]
 OF_OUTPUTS = [*OF_CLASSES, MeanSquaredError]
 FREE = [AverageBits, BOPs, MACs, Parameters, Size]
 
@@ -76,6 +78,9 @@ def parts(outputs: Tensor, batch: Batch, sizes: list[int]) -> list[tuple[Tensor,
 
 every_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=list(SHAPES))
 every_objective = pytest.mark.parametrize("objective", [cls() for cls in OF_OUTPUTS], ids=lambda o: o.name)
+every_mean = pytest.mark.parametrize(
+    "objective", [cls() for cls in OF_OUTPUTS if cls is not Perplexity], ids=lambda o: o.name
+)
 every_objective_of_classes = pytest.mark.parametrize("objective", [cls() for cls in OF_CLASSES], ids=lambda o: o.name)
 
 
@@ -103,13 +108,13 @@ class TestAllObjectives:
         quantity = as_quantity(cls)
         assert quantity.unit == cls.unit
         assert quantity.direction == cls.direction == ("maximize" if cls is Accuracy else "minimize")
-        assert quantity.log_scale == (cls in (CrossEntropy, KLDivergence, MeanSquaredError))
+        assert quantity.log_scale == (cls in (CrossEntropy, KLDivergence, MeanSquaredError, Perplexity))
         assert quantity.form == ("outputs" if cls in OF_OUTPUTS else "called")
         assert pickle.loads(pickle.dumps(quantity)) == quantity
 
 
 class TestLawsOfOutputs:
-    @every_objective
+    @every_mean
     @every_shape
     def test_the_value_is_the_mean_of_one_value_per_sample(self, objective, shape):
         outputs, batch = problem(shape)
@@ -219,7 +224,7 @@ class TestMistakes:
         with pytest.raises(ValueError, match=message):
             type(objective)(dim=dim).start().update(outputs, batch)
 
-    @pytest.mark.parametrize("objective", [Accuracy(), CrossEntropy(), ErrorRate()], ids=lambda o: o.name)
+    @pytest.mark.parametrize("objective", [Accuracy(), CrossEntropy(), ErrorRate(), Perplexity()], ids=lambda o: o.name)
     @pytest.mark.parametrize(
         ("targets", "message"),
         [
@@ -300,6 +305,51 @@ class TestOracles:
         assert measured(MeanSquaredError(), outputs, batch) == pytest.approx(
             F.mse_loss(outputs.double(), reference.double()).item(), rel=1e-12
         )
+
+
+class TestPerplexity:
+    @every_shape
+    @given(seed=SEEDS)
+    @settings(max_examples=15, deadline=None)
+    def test_it_is_the_exponential_of_the_mean_cross_entropy(self, shape, seed):
+        outputs, batch = problem(shape, seed)
+        accumulator = Perplexity().start()
+        for part in parts(outputs, batch, [4, 2]):
+            accumulator.update(*part)
+        expected = math.exp(measured(CrossEntropy(), outputs, batch))
+        assert accumulator.compute() == pytest.approx(expected, rel=1e-12)
+        assert np.mean(accumulator.values()) == pytest.approx(expected, rel=1e-12)
+
+    def test_a_network_that_knows_nothing_is_in_doubt_of_all_classes(self):
+        _, batch = problem(SHAPES["tokens"])
+        assert measured(Perplexity(), torch.zeros(SHAPES["tokens"]), batch) == pytest.approx(5)
+
+    def test_values_have_the_standard_errors_of_the_delta_method_clustered_or_not(self):
+        """Alone ``P * se(cross-entropy)``, in a difference what resampling finds."""
+        shape, groups = (400, 5), np.repeat(np.arange(100), 4)
+        outputs, batch = problem(shape)
+        others = outputs + 0.3 * torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+        def both(objective: Any, scores: Tensor) -> Any:
+            accumulator = objective.start()
+            accumulator.update(scores, batch)
+            return accumulator
+
+        values = both(Perplexity(), outputs).values()
+        entropies = [both(CrossEntropy(), scores).values() for scores in (outputs, others)]
+        for labels in (None, groups):
+            expected = both(Perplexity(), outputs).compute() * standard_error(entropies[0], labels)
+            assert standard_error(values, labels) == pytest.approx(expected, rel=1e-12)
+        chance = np.random.default_rng(0)
+        drawn = [(groups[:, None] == chance.integers(100, size=100)).sum(1) for _ in range(2000)]  # a bootstrap
+        first, second = (np.exp([np.average(e, weights=weights) for weights in drawn]) for e in entropies)
+        difference = values - both(Perplexity(), others).values()
+        assert standard_error(difference, groups) == pytest.approx(np.std(first - second), rel=0.1)
+
+    def test_what_is_too_large_is_infinite_without_a_warning(self):
+        _, batch = problem(SHAPES["classes"])
+        outputs = 1e6 * (batch.targets[:, None] != torch.arange(5)).double()
+        assert measured(Perplexity(), outputs, batch) == math.inf
 
 
 class TestKLDivergence:
@@ -411,8 +461,18 @@ def candidate(policy: Policy) -> Candidate:
         SimpleNamespace(name=name, kind=kind, shape=shape, n_parameters=math.prod(shape), macs=macs)
         for name, kind, shape, macs in KINDS
     ]
-    network = SimpleNamespace(layers=layers, other_macs=OTHER_MACS, other_parameters=OTHER_PARAMETERS)
-    compressor: Any = SimpleNamespace(network=network, apply=refuse, packed_bytes=packed_bytes)
+    active = [
+        SimpleNamespace(layer=layer, shape=layer.shape, n_parameters=layer.n_parameters, macs=layer.macs)
+        for layer in layers
+    ]
+    compressor: Any = SimpleNamespace(
+        network=SimpleNamespace(layers=layers),
+        apply=refuse,
+        packed_bytes=packed_bytes,
+        active_layers=lambda policy: active,
+        other_macs=lambda policy: OTHER_MACS,
+        other_parameters=lambda policy: OTHER_PARAMETERS,
+    )
     return Candidate(policy, compressor)
 
 

@@ -176,7 +176,7 @@ def test_a_policy_that_is_not_in_the_space_is_refused_with_its_layer_and_legal_v
         space.encode(policy(two, two, four))
     with pytest.raises(ValueError, match=r"'c' has activation_bits 4.*legal: 32"):
         space.encode(policy(two, two, LayerPolicy(8, 4)))
-    with pytest.raises(ValueError, match=r"'a', 'b' are tied.*weight_bits"):
+    with pytest.raises(ValueError, match=r"'a', 'b' share one choice.*weight_bits"):
         space.encode(policy(two, four, eight))
     with pytest.raises(ValueError, match="'c'"):
         space.encode([Policy({"a": two, "b": two})])

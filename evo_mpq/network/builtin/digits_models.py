@@ -13,6 +13,9 @@ from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+
+from evo_mpq.network.data.kinds import DIGITS_BACKGROUND
 
 N_CLASSES = 10
 """Digits 0 to 9."""
@@ -223,3 +226,26 @@ BUILDERS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
     {build.__name__: build for build in (digits_resnet, digits_mobilenet, digits_mlp, digits_vit)}
 )
 """The built-in networks by name; keyword arguments of a builder are its options."""
+
+
+def shifted_at_random(images: Tensor, generator: torch.Generator, fraction: float = 0.5) -> Tensor:
+    """Augmentation: images of which a fraction is moved by -1, 0 or 1 pixels each way.
+
+    Half of the images stay where they are: with all of them moved, the networks learn the original positions worse
+    (digits_vit: 90 % on test images instead of 97 %).
+
+    Args:
+        images: ``(n, 1, 8, 8)``, standardized as those of ``digits``.
+        generator: of the shifts.
+        fraction: of the images, chosen at random.
+
+    Returns:
+        ``(n, 1, 8, 8)`` new images; the background moves in.
+    """
+    n = len(images)
+    offsets = torch.randint(0, 3, (2, n, 1), generator=generator)
+    moved = torch.rand(n, generator=generator) < fraction
+    # A padded image read from offset 1 is the image itself.
+    rows, columns = torch.where(moved[:, None], offsets, 1) + torch.arange(IMAGE_SIDE)
+    padded = functional.pad(images, (1, 1, 1, 1), value=DIGITS_BACKGROUND)
+    return padded[torch.arange(n)[:, None, None], 0, rows[:, :, None], columns[:, None, :]][:, None]

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from evo_mpq.errors import DataError
 from evo_mpq.network.data.images import image_folder
 from evo_mpq.network.data.splits import partition
 
-__all__ = ["arrays", "digits", "image_folder"]
+__all__ = ["GroupedTensors", "arrays", "digits", "image_folder"]
 
 N_DIGITS = 1797
 """Images of scikit-learn's digits."""
@@ -33,6 +34,22 @@ _MEAN, _STD = 4.9, 6.0  # of the pixels, 0 to 16; rounded, so that they tell not
 
 DIGITS_BACKGROUND = -_MEAN / _STD
 """What an empty pixel of `digits` becomes."""
+
+
+class GroupedTensors(TensorDataset):
+    """Samples in tensors that know what they were made from.
+
+    Args:
+        tensors: of ``n`` samples each, as of any ``TensorDataset``.
+        groups: ``(n,)`` labels.
+
+    Attributes:
+        groups: as given; samples with one label stay in one split, and errors are clustered by it.
+    """
+
+    def __init__(self, *tensors: Tensor, groups: Sequence[Any] | npt.NDArray[Any]) -> None:
+        super().__init__(*tensors)
+        self.groups = groups
 
 
 def digits(
@@ -60,12 +77,10 @@ def digits(
     _check_size("calibration", calibration, train, "the images of train, from which it is taken")
     _check_size("search", search, N_DIGITS - N_TRAIN, "the images that are not trained on")
     _check_size("test", test, N_DIGITS - N_TRAIN - search, "the images that train and search leave")
-    from sklearn.datasets import load_digits
-
-    raw = load_digits()
-    images = torch.from_numpy(((raw.images - _MEAN) / _STD).astype(np.float32))[:, None]
-    targets = torch.from_numpy(raw.target.astype(np.int64))
-    order = torch.from_numpy(np.random.default_rng(seed).permutation(N_DIGITS))
+    pixels, classes = raw_digits()
+    images = torch.from_numpy(((pixels - _MEAN) / _STD).astype(np.float32))[:, None]
+    targets = torch.from_numpy(classes)
+    order = torch.from_numpy(digits_order(seed))
     held_out = order[N_TRAIN:]
     positions = {
         "calibration": order[:calibration],
@@ -74,6 +89,19 @@ def digits(
         "train": order[:train],
     }
     return {name: TensorDataset(images[part], targets[part]) for name, part in positions.items()}
+
+
+def raw_digits() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """scikit-learn's digits as they are: ``(1797, 8, 8)`` pixels from 0 to 16, and ``(1797,)`` classes."""
+    from sklearn.datasets import load_digits
+
+    raw = load_digits()
+    return raw.images, raw.target.astype(np.int64)
+
+
+def digits_order(seed: int) -> npt.NDArray[np.int64]:
+    """A permutation of the 1,797 digits, of which the first 900 may be trained on."""
+    return np.random.default_rng(seed).permutation(N_DIGITS)
 
 
 def _check_size(name: str, size: Any, most: int, of_what: str) -> None:

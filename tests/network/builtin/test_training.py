@@ -13,12 +13,16 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from evo_mpq.errors import NetworkError
-from evo_mpq.network.builtin import training
-from evo_mpq.network.builtin.digits_models import BUILDERS
-from evo_mpq.network.builtin.training import RECIPES, cache_folder, trained
+from evo_mpq.network.builtin import networks, training
+from evo_mpq.network.builtin.digits_models import BUILDERS, shifted_at_random
+from evo_mpq.network.builtin.recipes import BUILT_IN, Recipe
+from evo_mpq.network.builtin.training import cache_folder, trained
 from evo_mpq.network.data.kinds import DIGITS_BACKGROUND, digits
 
-every_network = pytest.mark.parametrize("name", sorted(BUILDERS))
+every_network = pytest.mark.parametrize("name", sorted(BUILT_IN))
+
+SMALL: dict[str, dict[str, Any]] = {"tiny_gpt": {"width": 16, "depth": 1, "heads": 2}}
+"""Options that make training quick, where a network is slow without."""
 
 
 @pytest.fixture
@@ -48,8 +52,21 @@ def accuracy(module: torch.nn.Module, seed: int) -> float:
         return float((module(images).argmax(1) == targets).double().mean())
 
 
-def test_every_network_has_a_recipe():
-    assert RECIPES.keys() == BUILDERS.keys()
+def test_every_network_has_a_function_that_trains_it_on_its_data():
+    for name, entry in BUILT_IN.items():
+        assert networks.trained_on(getattr(networks, name)) is entry.data
+    assert networks.trained_on(BUILT_IN["digits_mlp"].build) is None  # it trains nothing
+
+
+@every_network
+def test_the_samples_it_is_trained_on_are_found_by_its_content_and_shared_with_no_other_split(name):
+    entry = BUILT_IN[name]
+    assert entry.content(0) == entry.content(0) != entry.content(1)
+    data = entry.data(seed=1, train=300, search=30, test=40)
+    assert len(data["train"]) == 300
+    inputs = {split: {sample.numpy().tobytes() for sample in data[split].tensors[0]} for split in data}
+    assert inputs["calibration"] <= inputs["train"]
+    assert not inputs["train"] & (inputs["search"] | inputs["test"])
 
 
 @every_network
@@ -58,7 +75,8 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(name, use_ne
     for i, seed in enumerate((0, 0, 1)):
         use_new_cache(str(i))
         torch.rand(i)  # whatever the caller's generator went through
-        weights.append(content(trained(name, seed=seed, steps=16)))  # more than one pass over the images
+        # of digits more than one pass over the images
+        weights.append(content(trained(name, seed=seed, steps=16, **SMALL.get(name, {}))))
     assert weights[0] == weights[1] != weights[2]
 
 
@@ -71,7 +89,7 @@ def test_the_first_network_is_accurate_on_images_it_never_saw():
 
 
 @pytest.mark.slow
-@every_network
+@pytest.mark.parametrize("name", sorted(BUILDERS))
 def test_networks_are_accurate_for_every_seed(name):
     least = 0.975 if name == "digits_resnet" else 0.95
     assert min(accuracy(trained(name, seed=seed), seed) for seed in range(5)) >= least
@@ -136,6 +154,18 @@ def test_weights_are_kept_apart_by_everything_they_depend_on(cache):
     assert all(file.suffix == ".safetensors" for file in cache.iterdir())
 
 
+def test_weights_depend_on_their_own_code_only():
+    files = {
+        name: {file.name for file in training._sources(entry.build(**SMALL.get(name, {})), entry)}
+        for name, entry in BUILT_IN.items()
+    }
+    assert files == {
+        **{name: {"digits_models.py", "training.py"} for name in BUILDERS},
+        "canvas_resnet": {"canvas_resnet.py", "digits_models.py", "training.py"},
+        "tiny_gpt": {"tiny_gpt.py", "training.py"},
+    }
+
+
 @pytest.mark.parametrize("damage", [b"", b"not weights", "cut"])
 def test_a_damaged_file_of_the_cache_is_written_again(cache, damage):
     first = content(trained("digits_mlp", steps=2))
@@ -192,6 +222,48 @@ def test_unknown_names_and_steps_are_told():
         trained("digits_mlp", steps=0)
 
 
+# The cycle
+
+
+def rates(recipe: Recipe) -> list[tuple[float, tuple[float, float]]]:
+    """Learning rate and betas of every step."""
+    optimizer = torch.optim.AdamW([torch.zeros(1)])
+    found = []
+    for step in range(recipe.steps):
+        training._set_rates(optimizer, recipe, step)
+        found.append((optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["betas"]))
+    return found
+
+
+@every_network
+@pytest.mark.parametrize("steps", [None, 1, 2, 7, 30])
+def test_rates_are_those_of_one_cycle_to_the_bit(name, steps):
+    recipe = BUILT_IN[name].recipe
+    recipe = recipe if steps is None else recipe.shortened(steps)
+    optimizer = torch.optim.AdamW([torch.zeros(1)], betas=(0.9, recipe.averaging))
+    low, high = recipe.momentum
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer,
+        recipe.learning_rate,
+        total_steps=recipe.steps,
+        pct_start=recipe.warm_up,
+        base_momentum=low,
+        max_momentum=high,
+    )
+    expected = []
+    for _ in range(recipe.steps):
+        expected.append((optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["betas"]))
+        optimizer.step()
+        schedule.step()
+    assert rates(recipe) == expected
+
+
+def test_a_warm_up_of_one_step_is_none():
+    recipe = Recipe(steps=5, learning_rate=1.0, warm_up=0.2)
+    found = [rate for rate, _ in rates(recipe)]
+    assert found[0] == 1.0 and found == sorted(found, reverse=True)
+
+
 # Shifts
 
 
@@ -213,17 +285,17 @@ def shifts_of(image: torch.Tensor) -> list[torch.Tensor]:
 @given(seed=st.integers(0, 1000))
 def test_shifted_images_are_the_images_moved_by_at_most_a_pixel(seed):
     images = digits_like(6, seed)
-    moved = training._shifted_at_random(images, 1.0, torch.Generator().manual_seed(seed))
+    moved = shifted_at_random(images, torch.Generator().manual_seed(seed), 1.0)
     for before, after in zip(images[:, 0], moved[:, 0], strict=True):
         assert any(torch.equal(after, shift) for shift in shifts_of(before))
-    unmoved = training._shifted_at_random(images, 0.0, torch.Generator().manual_seed(seed))
+    unmoved = shifted_at_random(images, torch.Generator().manual_seed(seed), 0.0)
     assert torch.equal(unmoved, images)
 
 
 def test_all_shifts_occur_and_a_fraction_of_images_is_drawn():
     image = digits_like(1, 0)
     many = image.expand(4000, 1, 8, 8)
-    moved = training._shifted_at_random(many, 0.5, torch.Generator().manual_seed(0))[:, 0]
+    moved = shifted_at_random(many, torch.Generator().manual_seed(0))[:, 0]
     counts = [int((moved == shift).all(dim=(1, 2)).sum()) for shift in shifts_of(image[0, 0])]
     assert sum(counts) == 4000
     expected = [4000 * 0.5 / 9 + (2000 if i == 4 else 0) for i in range(9)]  # 4 is the unmoved one
