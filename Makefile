@@ -27,10 +27,10 @@ help:
 	@echo 'make bench-tables  the exact front that benchmarks compare with (done once by make bench)'
 
 demo: $(RUNNABLE)
-	$(BIN)/evo-mpq run digits_resnet_activations --out runs/demo
+	$(BIN)/evo-mpq run digits_resnet_joint --out runs/demo
 	@echo
 	@echo 'Open runs/demo/report.html in a browser. A point of the front becomes a file by, for example:'
-	@echo "  $(BIN)/evo-mpq export runs/demo --pick 'size<=26kB' --out runs/demo/small.safetensors"
+	@echo "  $(BIN)/evo-mpq export runs/demo --pick 'size<=13kB' --out runs/demo/small.safetensors"
 
 # One thread per process: networks here are so small that more of them wait for each other.
 test test-all: export OMP_NUM_THREADS ?= 1

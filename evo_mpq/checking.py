@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Iterator
@@ -15,7 +16,9 @@ from evo_mpq.errors import MeasurementError
 from evo_mpq.measure.executors import InProcess
 from evo_mpq.measure.measurer import Measurer
 from evo_mpq.measure.objectives import as_quantity
+from evo_mpq.network.blocks import matching_blocks
 from evo_mpq.network.calling import tensors_of
+from evo_mpq.network.products import Product
 from evo_mpq.problem import Problem, fixed_threads, middle_policy
 from evo_mpq.space.building import space_table
 
@@ -89,16 +92,52 @@ def print_check(problem: Problem, trial: Trial) -> None:
     console = stdout_console()
     console.print(_layer_table(problem))
     console.print(_gene_table(problem))
-    for line in [*space_lines(problem), *quantity_lines(problem), *trial_lines(trial)]:
+    if problem.network.prune_groups:
+        console.print(_group_table(problem))
+    told = (pruning_lines(problem), block_lines(problem), space_lines(problem), quantity_lines(problem))
+    for line in itertools.chain(*told, trial_lines(trial)):
         console.print(line, soft_wrap=True)
 
 
 def _layer_table(problem: Problem) -> Table:
     table = _table(problem.network.name, "layer", "kind", "weight", "weights", "MACs")
-    for layer in problem.network.layers:
-        shape = "×".join(map(str, layer.shape))
-        table.add_row(layer.name, layer.kind, shape, f"{layer.n_parameters:,}", f"{layer.macs:,}")
+    for site in problem.network.sites():
+        if isinstance(site, Product):
+            table.add_row(site.name, site.kind, "", "", f"{site.macs:,}")
+        else:
+            shape = "×".join(map(str, site.shape))
+            table.add_row(site.name, site.kind, shape, f"{site.n_parameters:,}", f"{site.macs:,}")
     return table
+
+
+def _group_table(problem: Problem) -> Table:
+    table = _table("channels that are pruned together", "group", "channels", "given by", "read by")
+    for group in problem.network.prune_groups:
+        table.add_row(group.name, f"{group.n_channels}", ", ".join(group.rows), ", ".join(group.columns))
+    return table
+
+
+def pruning_lines(problem: Problem) -> Iterator[str]:
+    """The channels that cannot be pruned, and why."""
+    for refused in problem.network.refused_groups:
+        yield f"not pruned: {', '.join(refused.layers)}. {refused.reason}"
+
+
+def block_lines(problem: Problem) -> Iterator[str]:
+    """What becomes of each block that may be left out, and why other modules that a pattern matches may not."""
+    network, patterns = problem.network, problem.settings.space.architecture.drop
+    found = network.blocks
+    for name in problem.space.blocks:
+        block = found[name]
+        assert not isinstance(block, str), "the space offers blocks only"
+        meaning = "passes its input on" if block.becomes == "identity" else "adds nothing to its residual connection"
+        yield f"block {name}, left out: {meaning}"
+    for name in matching_blocks(patterns, found) if patterns else ():
+        if isinstance(reason := found[name], str):
+            yield f"not left out: {name}. {reason}"
+    possible = [name for name, block in found.items() if not isinstance(block, str)]
+    if not patterns and possible:
+        yield f"blocks that could be left out (architecture: {{drop: […]}}): {', '.join(possible)}"
 
 
 def _gene_table(problem: Problem) -> Table:

@@ -15,6 +15,7 @@ import numpy as np
 from evo_mpq import plugins
 from evo_mpq.config import Settings, dump, resolved
 from evo_mpq.enumeration import refuse_large_enumeration
+from evo_mpq.feasibility import refuse_infeasible
 from evo_mpq.errors import EvoMpqError, RunError
 from evo_mpq.measure.executors import Automatic, Executor, InProcess, Processes, picklable
 from evo_mpq.measure.measurer import Measurer
@@ -194,6 +195,8 @@ def _execute(
         said.note(note)
     before = _measured(journal)
     budgets = _budgets(problem.settings, journal, said)
+    if not journal.n_measured:
+        refuse_infeasible(problem)
     if not enumerate_anyway:
         refuse_large_enumeration(problem, journal.n_measured)
     compute = problem.settings.compute

@@ -25,7 +25,7 @@ ORDER = (
     ("plugins",),
     ("quantities",),
     ("problem",),
-    ("enumeration", "reporting"),
+    ("enumeration", "feasibility", "reporting"),
     ("running",),
     ("console",),
     ("api",),
@@ -41,6 +41,7 @@ LEAVES = {"objectives": "measure", "search_spaces": "errors"}
 """Rooms that nothing imports, since they come by entry point or as files, and the lowest room each may import from."""
 
 FOREIGN = {
+    "torch_pruning": "network/pruning.py",
     "pymoo": "optimize/nsga2.py",
     "moocore": "optimize/pareto.py",
     "optuna": "optimize/tuning.py",

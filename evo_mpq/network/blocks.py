@@ -24,7 +24,8 @@ class Block:
         name: path of the module.
         becomes: ``"identity"``, the module passes its input on; or ``"zero"``, the module is the branch of a residual
             addition and adds nothing.
-        nodes: what is not computed if the block is dropped, in the order of the graph; without the addition.
+        nodes: what is not computed if the block is dropped, in the order of the graph: the block, and what is computed
+            for it alone, such as the normalization in front of a branch; not the addition.
         source: node whose value is taken instead.
         output: node whose value is replaced: the block's output, or the residual addition, whose other operand is
             ``source``.
@@ -140,10 +141,13 @@ def _block(graph: Graph, layers: Sequence[Layer], path: str, shapes: Mapping[str
     names = tuple(layer.name for layer in own)
     bare = Block(path, becomes, (), replaced[1].name, replaced[0].name, names)
     active = active_nodes(graph, [bare])
-    if lost := [layer.name for layer in layers if not active.issuperset(use.node for use in layer.uses)]:
-        _refuse_lost(lost, names)
-    gone = [node.name for node in graph if _within(node.module, path)]
-    nodes = tuple(name for name in gone if name not in active or name == bare.output)
+    lost = [layer.name for layer in layers if not active.issuperset(use.node for use in layer.uses)]
+    if outside := [layer for layer in lost if layer not in names]:
+        raise _NotDroppableError(
+            f"Without it nothing would read the output of {', '.join(outside)}; drop a module that holds them all."
+        )
+    computed = active - {output.name}  # the identity's output is needed, but not computed
+    nodes = tuple(node.name for node in graph if node.op == "call" and node.name not in computed)
     return Block(path, becomes, nodes, bare.source, bare.output, names)
 
 
@@ -181,7 +185,7 @@ def _layers_inside(layers: Sequence[Layer], path: str, inside: set[str]) -> list
         if not layer.parameter.startswith(f"{path}."):
             raise _NotDroppableError(f"It reads the weight of {layer.name}, which belongs to another module.")
         if not inside.issuperset(use.node for use in layer.uses):
-            raise _NotDroppableError(f"The weight of its layer {layer.name} is read outside of it, too.")
+            raise _NotDroppableError(f"The weight of its layer {layer.name} is read outside of it.")
     return own
 
 
@@ -246,17 +250,9 @@ def _same_shape(output: Node, inputs: Sequence[Node], shapes: Mapping[str, Seque
     return alike[0]
 
 
-def _refuse_lost(lost: Sequence[str], own: Sequence[str]) -> None:
-    outside = [name for name in lost if name not in own]
-    if outside:
-        raise _NotDroppableError(
-            f"Without it nothing would read what {', '.join(outside)} computes; drop a module that holds them all."
-        )
-
-
 def _shape(node: Node) -> str:
-    sizes = ["n" if size is None else str(size) for size in node.shape]
-    return f"({', '.join(sizes)})"
+    unknown = "n" if node.shape.count(None) == 1 else "?"
+    return f"({', '.join(unknown if size is None else str(size) for size in node.shape)})"
 
 
 def _described(node: Node) -> str:

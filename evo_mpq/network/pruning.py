@@ -26,7 +26,10 @@ from evo_mpq.network.tracing import evaluation_copy
 IntArray: TypeAlias = npt.NDArray[np.int64]
 
 _TOLERANCE = 1e-5  # of the largest output
-_TOLERANCE_OF_EFFECT = 1e-2  # of what masking changes: where a branch hardly counts, that alone tells right from wrong
+# Where a branch hardly counts, a wrong group stays below that, so the difference must be small beside what masking
+# changes, too, or of the size of rounding.
+_TOLERANCE_OF_EFFECT = 1e-4
+_ROUNDING = 10.0  # times the difference of module and traced graph as they are
 _PROBED_SAMPLES = 2
 _KINDS = (nn.Conv1d, nn.Conv2d, nn.Linear, nn.Embedding)
 # Parts that treat every channel alike and alone, so that one can be taken out.
@@ -83,16 +86,17 @@ def find_prune_groups(
 
     Dependencies are found by Torch-Pruning (Fang et al. 2023, DepGraph). A group is offered only if removing channels
     is the same as masking what reads them: a random half of its channels, then the other half, is cut out of a copy of
-    the module, whose output on the probe must be that of the traced graph with zeros in the columns that read them,
-    to 1e-5 of the largest output, and stay so with zeros in the rows that compute them. So a group costs two runs of
-    the module and four of the graph.
+    the module, whose output on the probe must be that of the traced graph with zeros in the columns that read them; for
+    one half the rows that compute them stay, for the other they are zeros, too. The outputs must agree to 1e-5 of the
+    largest one and, since a branch may hardly count, to 1e-4 of what masking changes or to rounding. So a group costs
+    two runs of module and graph, on two samples, in double precision where the network allows it.
 
     Args:
         module: the user's network; it is not modified.
         graph: what tracing made of it.
         tensors: of the graph.
         layers: of the graph.
-        inputs: the probe, inputs of a batch that is typical of the data: what it leaves at zero is not checked.
+        inputs: of a batch of the data; its first samples are the probe.
         forward: how ``inputs`` become a call (default: ``default_forward``).
         output: which output counts (default: the only one).
         seed: of the halves.
@@ -104,9 +108,8 @@ def find_prune_groups(
     with _undisturbed():
         try:
             copy, probe = _prepared(module, graph, tensors, layers, inputs, forward or default_forward, output)
-        except Exception as error:
-            reason = f"Torch-Pruning cannot follow the network ({_in_short(error)})."
-            return (), (RefusedGroup(tuple(layer.name for layer in layers), reason),)
+        except _NotPrunableError as error:
+            return (), (RefusedGroup(tuple(layer.name for layer in layers), str(error)),)
         offered: list[PruneGroup] = []
         refused: list[RefusedGroup] = []
         taken: set[str] = set()
@@ -161,16 +164,23 @@ def _prepared(
     """The network both ways, in double precision if it can run in it.
 
     In single precision the rounding of a deep network reaches the tolerance.
+
+    Raises:
+        _NotPrunableError: nothing can be checked.
     """
     structure = pytree.tree_structure(inputs)
     leaves = [leaf[:_PROBED_SAMPLES] if leaf.dim() else leaf for leaf in tensors_of(inputs)]
     try:
         doubled = [_double(leaf) for leaf in leaves]
         copy = _Prunable(evaluation_copy(module).double(), layers, structure, doubled, forward, output)
-        return copy, _Probe(_double_graph(graph), {name: _double(x) for name, x in tensors.items()}, doubled)
-    except Exception:  # a network that insists on float32 somewhere, or one that cannot be followed at all
-        copy = _Prunable(evaluation_copy(module), layers, structure, leaves, forward, output)
-        return copy, _Probe(graph, tensors, leaves)
+        doubles = {name: _double(tensor) for name, tensor in tensors.items()}
+        return copy, _Probe(_double_graph(graph), doubles, doubled, copy.output())
+    except Exception:  # a network that insists on single precision somewhere, or one that cannot be followed at all
+        try:
+            copy = _Prunable(evaluation_copy(module), layers, structure, leaves, forward, output)
+        except Exception as error:
+            raise _NotPrunableError(f"Torch-Pruning cannot follow the network ({_in_short(error)}).") from error
+        return copy, _Probe(graph, tensors, leaves, copy.output())
 
 
 def _double(tensor: torch.Tensor) -> torch.Tensor:
@@ -262,7 +272,7 @@ class _Prunable:
         self._call = FlatCall(network, structure, forward, output).eval()
         self._inputs = inputs
         self._dependencies = torch_pruning.DependencyGraph().build_dependency(
-            self._call, inputs, forward_fn=lambda call, inputs: self._output(), verbose=False
+            self._call, inputs, forward_fn=lambda call, inputs: self._run(), verbose=False
         )
         self._cuts_of_all: dict[str, tuple[_Cut, ...]] = {}
 
@@ -298,6 +308,10 @@ class _Prunable:
             for name, positions in outward.items()
         )
 
+    def output(self) -> torch.Tensor:
+        """The output on the probe."""
+        return self._run().detach()
+
     def output_without(self, root: str, channels: IntArray) -> torch.Tensor:
         """The output on the probe while some channels of a layer, and what goes with them, are cut out.
 
@@ -314,11 +328,11 @@ class _Prunable:
         try:
             with _restored([item.dep.target.module for item in group.items]):
                 group.prune(record_history=False)
-                return self._output().detach()
+                return self.output()
         except Exception as error:
             raise _NotPrunableError(f"The network does not run without half of them ({_in_short(error)}).") from error
 
-    def _output(self) -> torch.Tensor:
+    def _run(self) -> torch.Tensor:
         result: torch.Tensor = self._call(*(tensor.clone() for tensor in self._inputs))
         return result
 
@@ -371,20 +385,39 @@ def _restored(parts: Sequence[Any]) -> Iterator[None]:
 
 @dataclass(frozen=True, eq=False)
 class _Probe:
-    """The traced network and the inputs on which groups are checked."""
+    """The traced network and the inputs on which groups are checked.
+
+    Attributes:
+        graph: traced.
+        tensors: of the graph.
+        inputs: of the graph.
+        expected: what the module makes of these inputs.
+
+    Raises:
+        _NotPrunableError: graph and module give different outputs, or none that are finite.
+    """
 
     graph: Graph
     tensors: Mapping[str, torch.Tensor]
     inputs: Sequence[torch.Tensor]
+    expected: torch.Tensor
 
     def __post_init__(self) -> None:
-        if not torch.isfinite(self.plain).all():
-            raise ValueError("the output of the traced network holds NaN or infinity")
+        if not self.rounding <= _TOLERANCE:
+            raise _NotPrunableError(
+                f"The traced network's output on the probe differs by {self.rounding:.2g} of the largest from the "
+                "network's own, so that removing channels cannot be checked."
+            )
 
     @cached_property
     def plain(self) -> torch.Tensor:
         """The output of the whole network."""
         return self.output({})
+
+    @cached_property
+    def rounding(self) -> float:
+        """Distance of the outputs of module and graph."""
+        return self.distance(self.plain, self.expected)
 
     def output(self, masked: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The output with other tensors in the place of some."""
@@ -412,11 +445,14 @@ def _checked_group(copy: _Prunable, probe: _Probe, family: Sequence[str], seed: 
         _refuse_layer(copy, name)
     for cut in cuts:
         _refuse_part(copy, cut)
-    group = _group(copy, root, family)
+    n_channels = copy.layers[root].n_rows
+    if n_channels < 2:
+        raise _NotPrunableError("There is one channel only.")
     try:
+        group = _group(copy, root, family)
         _check(copy, probe, group, root, seed)
     except _NotPrunableError as error:
-        raise _NotPrunableError(f"{error}{_reshape_hint(reach, group)}") from error
+        raise _NotPrunableError(f"{error}{_reshape_hint(reach, n_channels)}") from error
     return group
 
 
@@ -485,8 +521,6 @@ def _group(copy: _Prunable, root: str, family: Sequence[str]) -> PruneGroup:
             rows[cut.layer] = positions
         else:
             columns[cut.layer] = _columns(copy.layers[cut.layer], positions)
-    if n_channels < 2:
-        raise _NotPrunableError("There is one channel only.")
     in_order = [{name: found[name] for name in copy.layers if name in found} for found in (rows, columns)]
     return PruneGroup(family[0], n_channels, *in_order)
 
@@ -512,7 +546,7 @@ def _check(copy: _Prunable, probe: _Probe, group: PruneGroup, root: str, seed: i
     difference, effect = max(differences), max(effects)
     if effect == 0:
         raise _NotPrunableError("Nothing depends on them on the probe, so that removing them cannot be checked.")
-    if not difference <= min(_TOLERANCE, _TOLERANCE_OF_EFFECT * effect):
+    if not difference <= min(_TOLERANCE, _TOLERANCE_OF_EFFECT * effect + _ROUNDING * probe.rounding):
         raise _NotPrunableError(
             f"Removing half of them is not the same as masking them: outputs differ by {difference:.2g} of the "
             f"largest, where masking changes {effect:.2g}."
@@ -541,12 +575,12 @@ def _masked(
     return masked
 
 
-def _reshape_hint(reach: Sequence[Node], group: PruneGroup) -> str:
+def _reshape_hint(reach: Sequence[Node], n_channels: int) -> str:
     """The reshape that is the usual reason why channels cannot be removed, if they pass one."""
     for node in reach:
         if node.target.startswith(_SPLITS):
             place = f"{node.name} in {node.module}" if node.module else node.name
-            if not any(size and size % group.n_channels == 0 for size in node.shape):
+            if not any(size and size % n_channels == 0 for size in node.shape):
                 return f" They are split by {node.target} ({place})."
             return (
                 f" A size that is written as a number is the usual reason where channels pass {node.target} ({place})."

@@ -11,27 +11,39 @@ from evo_mpq.typing import FloatVector, Genomes
 MOST_PAIRS = 16
 """With more pairs of weight and activation bits than this, the ladder has two rails instead of a grid."""
 
+PRUNED_STEPS = 3
+"""Channels are pruned at so many of the lowest weight bits: above, fewer bits cost less than fewer channels."""
+
 
 def uniform_ladder(space: SearchSpace) -> list[tuple[str, Genome]]:
     """The recipes that do the same to every layer: name and genome, each genome once.
 
     Every pair of a number of weight bits and one of activation bits that the space offers somewhere gives the
     genome of the nearest legal values. Where that is more than 16 pairs: every number of weight bits at the
-    highest activation bits, and at the activation bits nearest to it. Of pairs with the same genome the first
-    stays.
+    highest activation bits, and at the activation bits nearest to it. Where channels may be pruned, every ratio is
+    added at the lowest weight bits and the highest activation bits. Of recipes with the same genome the first stays.
 
     Returns:
-        ``(name, genome)`` in ascending weight bits; names are ``"W4A8"``, or ``"W4"`` or ``"A8"`` in spaces
-        that choose only one of the two.
+        ``(name, genome)`` in ascending weight bits, then ascending ratios; names are such as ``"W4A8"`` or, with a
+        quarter of the channels removed, ``"W4A8P25"``; what a space does not choose is not named.
     """
     weight_steps = [int(bits) for bits in space.steps("weight_bits")]
     activation_steps = [int(bits) for bits in space.steps("activation_bits")]
+    ratios = [ratio for ratio in space.steps("prune_ratio") if ratio > 0]
+    recipes = [(*pair, 0.0) for pair in _pairs(weight_steps, activation_steps)]
+    highest = activation_steps[-1] if activation_steps else None
+    lowest: list[int | None] = [*weight_steps[:PRUNED_STEPS]] or [None]
+    recipes += [(weight, highest, ratio) for ratio in ratios for weight in lowest]
     ladder: dict[bytes, tuple[str, Genome]] = {}
-    for weight, activation in _pairs(weight_steps, activation_steps):
-        genome = space.nearest(weight or 32, activation or 32)
-        name = (f"W{weight}" if weight else "") + (f"A{activation}" if activation else "")
-        ladder.setdefault(genome.tobytes(), (name, genome))
+    for weight, activation, ratio in recipes:
+        genome = space.nearest(weight or 32, activation or 32, ratio)
+        ladder.setdefault(genome.tobytes(), (_recipe_name(weight, activation, ratio), genome))
     return list(ladder.values())
+
+
+def _recipe_name(weight: int | None, activation: int | None, ratio: float) -> str:
+    bits = (f"W{weight}" if weight else "") + (f"A{activation}" if activation else "")
+    return bits + (f"P{100 * ratio:.3g}" if ratio else "")
 
 
 def _pairs(weight_steps: list[int], activation_steps: list[int]) -> list[tuple[int | None, int | None]]:

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from evo_mpq.space.genes import BIT_KINDS, DROP_KIND, Gene, GeneValue
+from evo_mpq.space.genes import BIT_KINDS, DROP_KIND, PRUNE_KIND, Gene, GeneValue
 from evo_mpq.space.policy import UNTOUCHED, LayerPolicy, Policy
 from evo_mpq.typing import BoolVector, Genomes
 
@@ -162,16 +162,15 @@ class SearchSpace:
             if len(rows):
                 yield rows
 
-    def nearest(self, weight_bits: int, activation_bits: int) -> Genome:
-        """``(n_genes,)`` the genome whose every gene is the legal value nearest to the given bits.
+    def nearest(self, weight_bits: int, activation_bits: int, prune_ratio: float = 0.0) -> Genome:
+        """``(n_genes,)`` the genome whose every gene is the legal value nearest to what is given.
 
-        Of two values that are equally near, the one with more bits is taken. Genes that are no bits stand at
-        their most expensive value.
+        Of two values that are equally near, the more expensive one is taken. Blocks are kept.
         """
-        bits = dict(zip(BIT_KINDS, (weight_bits, activation_bits), strict=True))
+        wanted = dict(zip((*BIT_KINDS, PRUNE_KIND), (weight_bits, activation_bits, prune_ratio), strict=True))
         return self._one(
             [
-                _nearest(gene.values, bits[gene.kind]) if gene.kind in bits else gene.cardinality - 1
+                _nearest(gene.values, wanted[gene.kind]) if gene.kind in wanted else gene.cardinality - 1
                 for gene in self.genes
             ]
         )
@@ -301,7 +300,7 @@ def _check_layers(layers: Sequence[str], genes: Sequence[Gene], fixed: Mapping[s
 
 
 def _nearest(values: Sequence[GeneValue], target: float) -> int:
-    # Values ascend, so among equally near ones the last has the most bits.
+    # Values are ordered from cheap to expensive, so among equally near ones the last is the most expensive.
     return min(range(len(values)), key=lambda index: (abs(values[index] - target), -index))
 
 
