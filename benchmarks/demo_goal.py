@@ -1,7 +1,8 @@
-"""Does the demo's search find a network a twelfth of the size that loses at most one point of accuracy?
+"""How many points of accuracy does a network lose that is a twelfth, or a twenty-fifth, of the float network's size?
 
-Searches digits_resnet, weights 2 … 8 bits, activations 4 or 8, 400 measurements; a seed varies training, split and
-search together. The network is picked by search values only.
+Searches digits_resnet over ``bits`` (weights 2 … 8, activations 4 or 8, 400 measurements, a twelfth of the size) or
+over the ``joint`` space of `make demo` (500 measurements, a twenty-fifth); a seed varies training, split and search
+together. The network is picked by search values only.
 """
 
 from __future__ import annotations
@@ -16,8 +17,21 @@ import numpy as np
 
 from benchmarks.presenting import show
 from benchmarks.problems import built_in
+from evo_mpq.config import load
+from evo_mpq.problem import Problem, build_problem
 from evo_mpq.results.run_directory import RunDirectory
 from evo_mpq.running import execute
+
+FRACTIONS = {"bits": 12, "joint": 25}
+"""By what the float network's size is divided."""
+
+
+def problem_of(space: str, seed: int) -> Problem:
+    """What is searched."""
+    if space == "bits":
+        return built_in("digits_resnet", range(2, 9), (4, 8), seed=seed, search={"evaluations": 400})
+    settings = load("digits_resnet_joint", [f"seed={seed}", f"model.seed={seed}", f"data.seed={seed}"]).settings
+    return build_problem(settings)
 
 
 def cpu_seconds() -> float:
@@ -29,22 +43,20 @@ def cpu_seconds() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--evaluations", type=int, default=400)
+    parser.add_argument("--space", default="joint", choices=list(FRACTIONS))
     parser.add_argument("--workers", default="auto", help="processes, or auto")
     arguments = parser.parse_args()
     workers = arguments.workers if arguments.workers == "auto" else int(arguments.workers)
     rows, lost, walls, cpus = [], [], [], []
     for seed in range(arguments.seeds):
-        problem = built_in(
-            "digits_resnet", range(2, 9), (4, 8), seed=seed, search={"evaluations": arguments.evaluations}
-        )
+        problem = problem_of(arguments.space, seed)
         wall, cpu = time.perf_counter(), cpu_seconds()
         with tempfile.TemporaryDirectory() as folder, RunDirectory(Path(folder) / "run") as directory:
             front = execute(problem, directory, workers=workers).front
         walls.append(time.perf_counter() - wall)
         cpus.append(cpu_seconds() - cpu)
         float_size = problem.compressor.packed_bytes(problem.reference)
-        member = front.pick(f"size<={float_size // 12}")
+        member = front.pick(f"size<={float_size // FRACTIONS[arguments.space]}")
         before, after = front.reference_test["accuracy"].value, member.test["accuracy"].value
         lost.append(100 * (before - after))
         rows.append(
@@ -64,7 +76,7 @@ def main() -> None:
         ["median", f"{np.median(walls):.0f}", f"{np.median(cpus):.0f}", "", "", "", "", "", f"{np.median(lost):.1f}"]
     )
     show(
-        "Does the demo's search find a network a twelfth of the size that loses at most one point of accuracy?",
+        f"How many points of accuracy does a network of 1/{FRACTIONS[arguments.space]} of the size lose?",
         [
             "seed",
             "wall s",
@@ -77,7 +89,7 @@ def main() -> None:
             "lost points",
         ],
         rows,
-        f"{arguments.evaluations} measurements, workers: {workers}; "
+        f"{problem.settings.search.evaluations} measurements, workers: {workers}; "
         "seconds of the run: search, test values, front and report.",
     )
 

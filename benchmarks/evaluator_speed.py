@@ -1,6 +1,7 @@
 """How much faster is a population measured together than candidate by candidate?
 
-Three weight-bit choices per layer of digits_resnet, statistics correction on. Arms, each timed in turn in every round:
+Three weight-bit choices per layer of digits_resnet, in the joint populations also three ratios per group of channels
+and a block that may be dropped; statistics correction on. Arms, each timed in turn in every round:
 
 - shared: the population evaluator.
 - one by one: for each candidate set the (already quantized) weights, calibrate, one forward pass per batch.
@@ -24,7 +25,8 @@ import torch
 from torch import nn
 
 from benchmarks.presenting import show, spread
-from benchmarks.problems import built_in
+from benchmarks.problems import built_in, joint
+from evo_mpq.compress.decisions import Decisions
 from evo_mpq.compress.program import Choice, Segment
 from evo_mpq.measure.evaluator import PopulationEvaluator
 from evo_mpq.network.builtin.networks import digits_resnet
@@ -131,13 +133,11 @@ def rounded(weight: torch.Tensor, bits: int) -> torch.Tensor:
     return ((rows / scale).round().clamp(-highest - 1, highest) * scale).view_as(weight)
 
 
-def perfect_sharing(genomes: Genomes, segment_seconds: FloatVector) -> float:
-    """How many times less work it is to compute every distinct prefix once."""
-    n, n_genes = genomes.shape
-    # A column of activation bits, which are fixed here, precedes that of each layer's weight bits.
-    per_gene = segment_seconds[1:].reshape(n_genes, -1).sum(axis=1)
-    prefixes = [len(np.unique(genomes[:, : gene + 1], axis=0)) for gene in range(n_genes)]
-    return float(n * segment_seconds.sum() / (segment_seconds[0] + per_gene @ prefixes))
+def perfect_sharing(decisions: Decisions, segment_seconds: FloatVector) -> float:
+    """How many times less work it is to compute every distinct prefix of decisions once."""
+    n, n_columns = decisions.codes.shape
+    prefixes = [len(np.unique(decisions.codes[:, : column + 1], axis=0)) for column in range(n_columns)]
+    return float(n * segment_seconds.sum() / (segment_seconds[0] + segment_seconds[1:] @ prefixes))
 
 
 def main() -> None:
@@ -145,16 +145,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     problem = built_in()
-    arms = Arms(problem, digits_resnet().eval())
+    both = joint(weight_bits=(2, 3, 4), prune={"ratios": [0.0, 0.25, 0.5]}, drop=["stage*.*"])
     rng = np.random.default_rng(0)
     populations = {
-        "last six layers": last_layers(problem),
-        "one at a time": one_at_a_time(problem),
-        "random 100": problem.space.sample(100, rng),
+        "last six layers": (problem, last_layers(problem)),
+        "one at a time": (problem, one_at_a_time(problem)),
+        "random 100": (problem, problem.space.sample(100, rng)),
+        "joint, one at a time": (both, both.space.canonical(one_at_a_time(both))),
+        "joint, random 100": (both, both.space.sample(100, rng)),
     }
     rows = []
-    for name, genomes in populations.items():
-        policies = problem.space.decode(genomes)
+    for name, (searched, genomes) in populations.items():
+        arms = Arms(searched, digits_resnet().eval())
+        policies = searched.space.decode(genomes)
         few = [policies[i] for i in rng.permutation(len(policies))[:21]]  # these arms cost the same for all candidates
         together, alone = arms.shared(policies, keep=True), arms.one_by_one(policies)
         assert all(torch.equal(*pair) for a, b in zip(together, alone, strict=True) for pair in zip(a, b, strict=True))
@@ -163,7 +166,7 @@ def main() -> None:
             shared = per_candidate(lambda: arms.shared(policies), len(policies))
             one_by_one = per_candidate(lambda: arms.one_by_one(few), len(few))
             naive = per_candidate(lambda: arms.naive(few), len(few))
-            bounds.append(perfect_sharing(genomes, arms.segment_seconds(few)))
+            bounds.append(perfect_sharing(searched.compressor.decisions(policies), arms.segment_seconds(few)))
             ratios.append(one_by_one / shared)
             naive_ratios.append(naive / shared)
             milliseconds.append(1000 * shared)

@@ -1,23 +1,29 @@
-"""How long does the exact front of digits_resnet over bits {2, 3, 4} take on one core?
+"""How long does the exact front of digits_resnet take on one core?
 
-Measures all 59,049 genomes and keeps what it measured as a table, which other benchmarks search, and a small part of it
-as the oracle of the tests.
+Two spaces: ``bits``, 2, 3 or 4 in every layer, 59,049 genomes; and ``joint``, 2 or 4 bits, all or half of every group's
+channels, and a block that may be dropped, 73,728 genomes. All are measured and kept as a table, which other benchmarks
+search; a small part of the first is the oracle of the tests.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
+import json
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.presenting import show
-from benchmarks.problems import built_in
+from benchmarks.problems import built_in, joint
 from evo_mpq.measure.executors import InProcess
 from evo_mpq.optimize.pareto import non_dominated
 from evo_mpq.problem import Problem
+from evo_mpq.space.building import SpaceLayer, build_space
+from evo_mpq.space.genes import Gene
+from evo_mpq.space.search_space import SearchSpace
 from evo_mpq.typing import FloatMatrix, FloatVector, Genomes
 
 TABLES = Path(__file__).parent / "tables"
@@ -43,6 +49,7 @@ class Table:
         test_accuracy: ``(n,)``.
         float_size: bytes of the uncompressed network.
         float_accuracy: of the uncompressed network on the search and on the test split.
+        genes: JSON of name, values, kind and layers of every gene; empty where all are bits of one layer.
     """
 
     genomes: Genomes
@@ -57,6 +64,19 @@ class Table:
     test_accuracy: FloatVector
     float_size: np.ndarray
     float_accuracy: FloatVector
+    genes: np.ndarray = field(default_factory=lambda: np.array(""))
+
+    @property
+    def space(self) -> SearchSpace:
+        """What was enumerated."""
+        names = [str(name) for name in self.layers]
+        if not str(self.genes):
+            bits = [int(bits) for bits in self.bits]
+            return build_space([SpaceLayer(name) for name in names], defaults={"weight_bits": bits})
+        genes = [
+            Gene(name, tuple(values), kind, tuple(layers)) for name, values, kind, layers in json.loads(str(self.genes))
+        ]
+        return SearchSpace(names, genes)
 
     @classmethod
     def read(cls, file: Path) -> Table:
@@ -66,7 +86,7 @@ class Table:
 
     def write(self, file: Path, n_kept: slice | np.ndarray = slice(None), genes: slice = slice(None)) -> None:
         """Writes some genomes, or all, to an .npz file; of the genomes only some genes."""
-        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
+        arrays = {part.name: getattr(self, part.name) for part in fields(self)}
         n = len(self.genomes)
         arrays = {name: array[n_kept] if array.shape[:1] == (n,) else array for name, array in arrays.items()}
         arrays |= {"genomes": arrays["genomes"][:, genes].astype(np.int8), "layers": arrays["layers"][genes]}
@@ -74,9 +94,16 @@ class Table:
         np.savez_compressed(file, **arrays)
 
 
-def table_file(seed: int) -> Path:
-    """Where the table of a training seed is kept."""
-    return TABLES / f"digits_resnet_234_seed{seed}.npz"
+def table_file(seed: int, space: str = "bits") -> Path:
+    """Where the table of a space and a training seed is kept."""
+    return TABLES / f"digits_resnet_{'234' if space == 'bits' else space}_seed{seed}.npz"
+
+
+def problem_of(space: str, seed: int) -> Problem:
+    """What is enumerated."""
+    if space == "bits":
+        return built_in(seed=seed)
+    return joint(weight_bits=(2, 4), prune={"ratios": [0.0, 0.5]}, drop=["stage*.*"], seed=seed)
 
 
 def measure_all(problem: Problem, split: str) -> tuple[FloatMatrix, FloatMatrix, float]:
@@ -95,6 +122,7 @@ def measure_table(problem: Problem) -> tuple[Table, float, float]:
     kl, accuracy = names.index("kl_divergence"), names.index("accuracy")
     search, search_error, search_seconds = measure_all(problem, "search")
     test, test_error, test_seconds = measure_all(problem, "test")
+    genes = json.dumps([[gene.name, gene.values, gene.kind, gene.layers] for gene in space.genes])
     policies = (policy for rows in space.enumerate() for policy in space.decode(rows))
     reference = InProcess(compressor, problem.quantities, 256 * MEBIBYTES)
     float_accuracy = [
@@ -102,8 +130,8 @@ def measure_table(problem: Problem) -> tuple[Table, float, float]:
     ]
     table = Table(
         genomes=np.concatenate(list(space.enumerate())).astype(np.int8),
-        layers=np.array([gene.layers[0] for gene in space.genes]),
-        bits=np.array(space.genes[0].values),
+        layers=np.array(space.layers),
+        bits=np.array(space.steps("weight_bits")),
         size=np.array([compressor.packed_bytes(policy) for policy in policies]),
         search_kl=search[:, kl],
         search_kl_error=search_error[:, kl],
@@ -113,6 +141,7 @@ def measure_table(problem: Problem) -> tuple[Table, float, float]:
         test_accuracy=test[:, accuracy],
         float_size=np.array(compressor.packed_bytes(problem.reference)),
         float_accuracy=np.array(float_accuracy),
+        genes=np.array(genes if any(gene.kind != "weight_bits" for gene in space.genes) else ""),
     )
     return table, search_seconds, test_seconds
 
@@ -120,19 +149,20 @@ def measure_table(problem: Problem) -> tuple[Table, float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of training and split")
+    parser.add_argument("--spaces", nargs="+", default=["bits"], choices=["bits", "joint"])
     parser.add_argument("--oracle", action="store_true", help="write the part that the tests use, of the first seed")
     arguments = parser.parse_args()
     rows = []
-    for seed in arguments.seeds:
-        problem = built_in(seed=seed)
-        table, search_seconds, test_seconds = measure_table(problem)
-        table.write(table_file(seed))
-        if arguments.oracle and seed == arguments.seeds[0]:
+    for space, seed in itertools.product(arguments.spaces, arguments.seeds):
+        table, search_seconds, test_seconds = measure_table(problem_of(space, seed))
+        table.write(table_file(seed, space))
+        if arguments.oracle and space == "bits" and seed == arguments.seeds[0]:
             most_expensive = np.all(table.genomes[:, :4] == len(table.bits) - 1, axis=1)
             table.write(ORACLE, most_expensive, genes=slice(4, None))
         front = non_dominated(np.stack([table.search_kl, table.size], axis=1))
         rows.append(
             [
+                space,
                 seed,
                 f"{len(table.genomes):,}",
                 f"{search_seconds:.0f}",
@@ -146,8 +176,9 @@ def main() -> None:
             ]
         )
     show(
-        "How long does the exact front of digits_resnet over bits {2, 3, 4} take on one core?",
+        "How long does the exact front of digits_resnet take on one core?",
         [
+            "space",
             "seed",
             "genomes",
             "search, CPU s",

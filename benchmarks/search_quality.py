@@ -1,4 +1,4 @@
-"""How much of the exact front of digits_resnet (bits {2, 3, 4}) does a search find?
+"""How much of the exact front of digits_resnet does a search find?
 
 Every arm is the search of `evo-mpq run`, from the reference and the uniform ladder on, with the table of
 `exact_front.py` in the place of the network.
@@ -28,7 +28,6 @@ from evo_mpq.optimize.searcher import Searcher
 from evo_mpq.optimize.starts import uniform_ladder
 from evo_mpq.results.journal import Journal
 from evo_mpq.running import make_searcher
-from evo_mpq.space.building import SpaceLayer, build_space
 from evo_mpq.space.search_space import SearchSpace
 from evo_mpq.typing import Genomes
 
@@ -51,13 +50,13 @@ class Stored:
 
     def __init__(self, table: Table) -> None:
         self.table = table
-        layers = [SpaceLayer(str(name)) for name in table.layers]
-        self.space: SearchSpace = build_space(layers, defaults={"weight_bits": [int(bits) for bits in table.bits]})
+        self.space: SearchSpace = table.space
+        self._places = {genome.tobytes(): place for place, genome in enumerate(table.genomes.astype(np.int8))}
         self.oracle: Oracle = oracle(table.search_kl, table.test_kl, table.size, table.search_kl_error)
 
     def rows(self, genomes: Genomes) -> np.ndarray:
         """``(n,)`` places of genomes in the table, which is in lexicographic order."""
-        return np.ravel_multi_index(tuple(np.asarray(genomes).T), tuple(self.space.cardinalities))
+        return np.array([self._places[genome.tobytes()] for genome in np.asarray(genomes).astype(np.int8)], dtype=int)
 
     def measure(self, genomes: Genomes) -> tuple[Values, float, int]:
         """As `evo_mpq.measure.measurer.Measurer` would."""
@@ -107,13 +106,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tables", type=int, nargs="+", default=[0], help="training seeds of the stored tables")
     parser.add_argument("--seeds", type=int, default=5, help="number of search seeds")
+    parser.add_argument("--space", default="bits", choices=["bits", "joint"])
     arguments = parser.parse_args()
     for table in arguments.tables:
-        if not table_file(table).exists():
-            parser.error(f"there is no table yet: python -m benchmarks.exact_front --seeds {table} (some minutes)")
+        if not table_file(table, arguments.space).exists():
+            how = f"--spaces {arguments.space} --seeds {table}"
+            parser.error(f"there is no table yet: python -m benchmarks.exact_front {how} (some minutes)")
     rows, remarks = [], []
     for table in arguments.tables:
-        stored = Stored(Table.read(table_file(table)))
+        stored = Stored(Table.read(table_file(table, arguments.space)))
         remarks.append(f"Table {table}: front of {len(stored.oracle.losses)}, floor {stored.oracle.floor:.2g} nats.")
         for name, search in ARMS.items():
             judged = [judged_arm(stored, search, budget, range(arguments.seeds)) for budget in BUDGETS]
@@ -121,7 +122,7 @@ def main() -> None:
                 [table, name, *(spread(shares) for shares, _ in judged), *(spread(r, ".2f") for _, r in judged)]
             )
     show(
-        "How much of the exact front of digits_resnet (bits {2, 3, 4}) does a search find?",
+        "How much of the exact front of digits_resnet does a search find?",
         [
             "table",
             "search",

@@ -22,8 +22,9 @@ FEW = ("model.steps=2", "data.calibration=8", "data.search=8", "data.test=8")
 every_space = pytest.mark.parametrize("name", SPACES)
 
 
-def test_every_built_in_network_has_its_bits_and_its_activations_to_search():
-    assert SPACES.keys() == {f"{network}{suffix}" for network in BUILT_IN for suffix in ("", "_activations")}
+def test_every_built_in_network_has_its_bits_its_activations_and_everything_to_search():
+    suffixes = ("", "_activations", "_joint")
+    assert SPACES.keys() == {f"{network}{suffix}" for network in BUILT_IN for suffix in suffixes}
 
 
 def test_the_schema_that_editors_find_beside_them_is_the_one_of_this_version():
@@ -63,7 +64,9 @@ def test_it_builds_the_genes_that_its_name_promises(name):
     quick = QUICK.get(config.settings.data.kind, FEW)
     problem = build_problem(load(SPACES[name], quick).settings, SPACES[name].parent)
     values: dict[str, set[tuple[int, ...]]] = {"weight_bits": {(2, 3, 4, 5, 6, 7, 8)}}
-    if name.endswith("_activations"):
+    if name.endswith("_joint"):
+        values["weight_bits"] = {(2, 3, 4, 6, 8)}
+    if name.endswith(("_activations", "_joint")):
         values["activation_bits"] = {(4, 8)}
     found = {kind: {gene.values for gene in problem.space.genes if gene.kind == kind} for kind in values}
     assert found == values
@@ -76,5 +79,8 @@ def test_it_builds_the_genes_that_its_name_promises(name):
     for kind in values:
         names = [gene.name.removesuffix(f".{kind}") for gene in problem.space.genes if gene.kind == kind]
         assert sorted(names) == sorted(owners[kind])
+    kinds = {gene.kind for gene in problem.space.genes}
+    assert ("prune_ratio" in kinds) == name.endswith("_joint")
+    assert ("drop" in kinds) == (name.endswith("_joint") and name != "digits_mlp_joint")
     metrics = {quantity.name for quantity in problem.quantities}
     assert {"kl_divergence", "size", "perplexity" if name.startswith("tiny_gpt") else "accuracy"} <= metrics

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -142,6 +142,20 @@ class Graph:
             if not found.isdisjoint(node.inputs):
                 found.add(node.name)
         return found
+
+
+def on_device(graph: Graph, device: torch.device) -> Graph:
+    """The same graph for tensors on a device: operations that make tensors make them there."""
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, torch.device):
+            return device
+        if isinstance(value, Mapping):
+            return {key: moved(item) for key, item in value.items()}
+        return type(value)(map(moved, value)) if isinstance(value, list | tuple) else value
+
+    nodes = [replace(node, args=moved(node.args), kwargs=moved(node.kwargs)) for node in graph]
+    return Graph(nodes, graph.output)
 
 
 # `view` demands strides that a caller's memory format may not have; `reshape` gives the same values for any.

@@ -218,6 +218,10 @@ class _Cut:
     positions: IntArray
     channels: IntArray
 
+    def going_with(self, channels: IntArray) -> list[int]:
+        """The positions that are cut with some channels of the root."""
+        return self.positions[np.isin(self.channels, channels)].tolist()  # type: ignore[no-any-return]
+
     def by_channel(self, n_channels: int) -> IntArray | None:
         """``(n_channels, k)`` positions that belong to each channel; None if some have more than others."""
         counts = np.bincount(self.channels, minlength=n_channels)
@@ -319,11 +323,11 @@ class _Prunable:
             _NotPrunableError: that is not what goes if all are removed, or the rest does not run.
         """
         group = self._group(root, channels)
-        expected = {(cut.part, cut.outward): cut.positions[np.isin(cut.channels, channels)] for cut in self.cuts(root)}
-        found = {(cut.part, cut.outward): cut.positions for cut in self._cuts(group)}
-        if {key: {*value.tolist()} for key, value in found.items()} != {
-            key: {*value.tolist()} for key, value in expected.items()
-        }:
+        expected = {
+            (cut.part, cut.outward, position) for cut in self.cuts(root) for position in cut.going_with(channels)
+        }
+        found = {(cut.part, cut.outward, position) for cut in self._cuts(group) for position in cut.positions.tolist()}
+        if found != expected:
             raise _NotPrunableError("Some of them cannot be removed without others.")
         try:
             with _restored([item.dep.target.module for item in group.items]):

@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from evo_mpq.network.blocks import Block, active_nodes, find_blocks, matching_blocks, replacements
 from evo_mpq.network.builtin.digits_models import digits_mlp, digits_mobilenet, digits_resnet, digits_vit
 from evo_mpq.network.calling import default_forward, select_output, tensors_of
-from evo_mpq.network.graph import Node, run
+from evo_mpq.network.graph import Graph, Node, Ref, run
 from evo_mpq.network.layers import Layer, count_macs, find_layers
 from evo_mpq.network.network import without_fast_path
 from evo_mpq.network.tracing import Traced, trace
@@ -71,15 +71,14 @@ def offered(blocks: Mapping[str, Block | str]) -> dict[str, str]:
     return {name: block.becomes for name, block in blocks.items() if isinstance(block, Block)}
 
 
-def net(block: nn.Module, function: Callable[..., Any] | None = None, **parts: nn.Module) -> nn.Module:
-    """A layer, a block, and a head of three outputs, put together by ``function``."""
-    return Function(
-        function or (lambda net, x: net.head(net.block(net.stem(x)))),
-        stem=linear(),
-        block=block,
-        head=linear(6, 3),
-        **parts,
-    )
+def net(block: nn.Module, middle: Callable[..., Tensor] | None = None, **parts: nn.Module) -> nn.Module:
+    """A layer ``stem``, then what ``middle`` makes of its output with ``block``, then a layer ``head``."""
+
+    def function(net: Any, x: Tensor) -> Tensor:
+        y = net.stem(x)
+        return net.head(net.block(y) if middle is None else middle(net, y))  # type: ignore[no-any-return]
+
+    return Function(function, **{"stem": linear(), "block": block, "head": linear(6, 3), **parts})
 
 
 BUILDERS: dict[str, Callable[[], nn.Module]] = {
@@ -264,98 +263,47 @@ def branch() -> nn.Module:
     return nn.Sequential(linear(), nn.Tanh(), linear())
 
 
-def returns(*values: str) -> nn.Module:
-    """A block that returns several of its values."""
+def two_inputs(combine: Callable[[Tensor, Tensor], Tensor] = torch.mul) -> nn.Module:
+    """A block that reads something else beside its first input."""
+    return Function(lambda block, x, y: combine(block.layer(x), y), layer=linear())
 
-    def function(block: Any, x: Tensor) -> Any:
-        known = {"in": x, "hidden": torch.tanh(block.first(x))}
-        known["out"] = block.second(known["hidden"])
-        known["choice"] = known["out"].argmax(1)
-        return known[values[0]] if len(values) == 1 else tuple(known[value] for value in values)
 
-    return Function(function, first=linear(), second=linear())
+def read_twice(net: Any, y: Tensor) -> Tensor:
+    z = net.block(y)
+    return torch.tanh(z) * (y + z)
 
 
 X = torch.randn(4, 6)
 
 BECOMES = {
-    "the branch of an addition": (net(branch(), lambda net, x: net.head(_add(net.stem(x), net.block))), "zero"),
-    "the first operand of it": (
-        net(branch(), lambda net, x: (lambda y: net.head(net.block(y) + y))(net.stem(x))),
-        "zero",
-    ),
+    "the branch of an addition": (net(branch(), lambda net, y: y + net.block(y)), "zero"),
+    "the first operand of an addition": (net(branch(), lambda net, y: net.block(y) + y), "zero"),
     "a branch whose normalization stands outside": (
-        net(
-            branch(),
-            lambda net, x: (lambda y: net.head(y + net.block(net.norm(y))))(net.stem(x)),
-            norm=nn.LayerNorm(6),
-        ),
+        net(branch(), lambda net, y: y + net.block(net.norm(y)), norm=nn.LayerNorm(6)),
         "zero",
     ),
-    "a branch that reads another sequence, too": (
+    "a branch that reads something else, too": (net(two_inputs(), lambda net, y: y + net.block(y, y[:, :1])), "zero"),
+    "added with a factor": (net(branch(), lambda net, y: torch.add(y, net.block(y), alpha=2)), "identity"),
+    "added to another branch": (net(branch(), lambda net, y: net.block(y) + net.other(y), other=linear()), "identity"),
+    "added to itself": (net(branch(), lambda net, y: (lambda z: z + z)(net.block(y))), "identity"),
+    "added to a parameter": (net(branch(), lambda net, y: net.block(y) + net.stem.bias), "identity"),
+    "added to a number": (net(branch(), lambda net, y: net.block(y) + 2), "identity"),
+    "added to something narrower": (net(branch(), lambda net, y: net.block(y) + y[:, :1]), "identity"),
+    "added to what it reads, and read elsewhere": (net(branch(), read_twice), "identity"),
+    "given a mask and a size": (
         net(
-            Function(lambda block, x, y: block.lin(x) * y.sum(1, keepdim=True), lin=linear()),
-            lambda net, x: (lambda y: net.head(y + net.block(y, x[:, :3])))(net.stem(x)),
-        ),
-        "zero",
-    ),
-    "added with a factor": (
-        net(branch(), lambda net, x: (lambda y: net.head(torch.add(y, net.block(y), alpha=2)))(net.stem(x))),
-        "identity",
-    ),
-    "added to another branch": (
-        net(
-            branch(),
-            lambda net, x: (lambda y: net.head(net.block(y) + net.other(y)))(net.stem(x)),
-            other=linear(),
+            two_inputs(lambda x, mask: x.masked_fill(mask, 0) / x.shape[0]),
+            lambda net, y: net.block(y, y > 0) * y.shape[0],
         ),
         "identity",
     ),
-    "added to itself": (
-        net(branch(), lambda net, x: (lambda y: net.head(y + y))(net.block(net.stem(x)))),
-        "identity",
-    ),
-    "added to a parameter": (
-        Function(
-            lambda net, x: net.head(net.block(net.stem(x)) + net.stem.bias),
-            stem=linear(),
-            block=branch(),
-            head=linear(6, 3),
-        ),
-        "identity",
-    ),
-    "added to what it reads and read elsewhere": (
-        net(
-            branch(),
-            lambda net, x: (lambda y, z: net.head(y + z) * net.other(z))(*(lambda y: (y, net.block(y)))(net.stem(x))),
-            other=linear(6, 3),
-        ),
-        "identity",
-    ),
-    "a mask and a size come in": (
-        net(
-            Function(lambda block, x, mask: block.lin(x).masked_fill(mask, 0) / len(x), lin=linear()),
-            lambda net, x: net.head(net.block(net.stem(x), x > 0)),
-        ),
-        "identity",
-    ),
-    "the network's output": (
-        Function(lambda net, x: net.block(net.stem(x)), stem=linear(), block=branch()),
-        "identity",
-    ),
-    "reads the network's input": (
-        Function(lambda net, x: net.head(net.block(x)), block=branch(), head=linear(6, 3)),
-        "identity",
-    ),
-    "has a layer that it calls twice beside others": (
+    "first": (net(branch(), stem=nn.Identity()), "identity"),
+    "last": (net(branch(), head=nn.Identity()), "identity"),
+    "a block that calls one of its layers twice": (
         net(Function(lambda block, x: block.b(torch.tanh(block.a(block.a(x)))), a=linear(), b=linear())),
         "identity",
     ),
 }
-
-
-def _add(x: Tensor, block: Callable[[Tensor], Tensor]) -> Tensor:
-    return x + block(x)
 
 
 @pytest.mark.parametrize("case", BECOMES)
@@ -371,51 +319,54 @@ def test_a_block_may_be(case: str) -> None:
     torch.testing.assert_close(graph_output(traced, X, [block], block.nodes), result(X))
 
 
+def returns(*values: str) -> nn.Module:
+    """A block that returns one or two of its values."""
+
+    def function(block: Any, x: Tensor) -> Any:
+        known = {"hidden": torch.tanh(block.first(x))}
+        known["out"] = block.second(known["hidden"])
+        known["choice"] = known["out"].argmax(1)
+        return known[values[0]] if len(values) == 1 else tuple(known[value] for value in values)
+
+    return Function(function, first=linear(), second=linear())
+
+
+def borrowing() -> nn.Module:
+    """A network whose block computes with the weight of ``stem``."""
+    stem = linear()
+    block = nn.Linear(6, 6)
+    block.weight = stem.weight  # type: ignore[assignment]
+    return net(nn.Sequential(block, linear()), stem=stem)
+
+
 REFUSED = {
-    "called more than once": net(branch(), lambda net, x: net.head(net.block(net.block(net.stem(x))))),
-    "is called more than once": net(branch(), lambda net, x: net.head(net.block(net.stem(x)) * net.block(x))),
+    "It is called more than once": net(branch(), lambda net, y: net.block(net.block(y))),
+    "is called more than once, or all of its layers": net(branch(), lambda net, y: net.block(y) * net.block(y * y)),
     "2 values that it computes are read outside": net(
-        returns("hidden", "out"), lambda net, x: (lambda pair: net.head(pair[0] * pair[1]))(net.block(net.stem(x)))
+        returns("hidden", "out"), lambda net, y: torch.mul(*net.block(y))
     ),
-    "no floating-point tensor": net(
-        returns("choice"), lambda net, x: net.table(net.block(net.stem(x))), table=nn.Embedding(6, 3)
+    "Its output is no floating-point tensor": net(
+        returns("choice"), lambda net, y: net.table(net.block(y)), table=nn.Embedding(6, 6)
     ),
     "Without it nothing would read the output of gate": net(
-        Function(lambda block, x, y: block.lin(x) * y, lin=linear()),
-        lambda net, x: net.head(net.block(net.stem(x), net.gate(x))),
-        gate=linear(6, 1),
+        two_inputs(), lambda net, y: net.block(y, net.gate(y)), gate=linear(6, 1)
     ),
-    "Without it nothing would read the output of stem": net(
-        branch(), lambda net, x: net.head(x + net.block(net.stem(x)))
+    "Without it nothing would read the output of before": net(
+        branch(), lambda net, y: y + net.block(net.before(y)), before=linear()
     ),
     "It reads several activations of its output's shape (n, 6)": net(
-        Function(lambda block, x, y: block.lin(x) * y, lin=linear()),
-        lambda net, x: (lambda y: net.head(net.block(y, torch.tanh(y))))(net.stem(x)),
+        two_inputs(), lambda net, y: net.block(y, torch.tanh(y))
     ),
-    "It holds every layer of the network": Function(lambda net, x: torch.tanh(net.block(x)), block=branch()),
-    "what it reads is linear (n, 6)": net(
-        nn.Sequential(linear(6, 5)),
-        lambda net, x: net.last(net.block(net.stem(x))),
-        last=linear(5, 2),
-    ),
+    "It holds every layer of the network": net(branch(), stem=nn.Identity(), head=nn.Identity()),
+    "Its output has the shape (n, 5); what it reads is linear (n, 6)": net(linear(6, 5), head=linear(5, 3)),
     "what it reads is no activation": net(
-        nn.Sequential(nn.Embedding(9, 6)),
-        lambda net, x: net.head(net.block((x[:, 0] > 0).long()) + net.stem(x)),
+        nn.Sequential(nn.Embedding(9, 6)), lambda net, y: net.block((y[:, 0] > 0).long()) * y
     ),
-    "It reads the weight of stem, which belongs to another module": net(
-        Function(lambda block, x: functional.linear(x, block.shared.weight), shared=nn.Identity())
-    ),
+    "It reads the weight of stem, which belongs to another module": borrowing(),
     "The weight of its layer block.0 is read outside of it": net(
-        branch(), lambda net, x: functional.linear(net.head(net.block(net.stem(x))), net.block[0].weight[:, :3])
+        branch(), lambda net, y: functional.linear(net.block(y), net.block[0].weight)
     ),
 }
-
-
-def _share_weight(module: nn.Module) -> None:
-    module.get_submodule("block.shared").weight = module.get_submodule("stem").weight
-
-
-_share_weight(REFUSED["It reads the weight of stem, which belongs to another module"])
 
 
 @pytest.mark.parametrize("reason", REFUSED)
@@ -424,16 +375,19 @@ def test_a_block_is_refused_with_its_reason(reason: str) -> None:
     assert isinstance(block, str) and reason in block
 
 
-def test_a_size_that_is_read_outside_is_no_part_of_a_block() -> None:
-    strided = Function(lambda block, x: (lambda y: (y, y.shape[2]))(block.conv(x)), conv=nn.Conv1d(4, 4, 3, 2))
-
-    def call(net: Any, x: Tensor) -> Tensor:
-        y, size = net.block(net.stem(x))
-        return net.head(y.sum(2) / size)
-
-    module = Function(call, stem=nn.Conv1d(4, 4, 1), block=strided, head=linear(4, 3))
-    block = found(module, torch.randn(2, 4, 12), dynamic=[(0, 2)])["block"]
-    assert isinstance(block, str) and ("A size" in block or "more than the number of samples" in block)
+def test_a_block_is_refused_if_a_size_of_its_own_is_read_outside() -> None:
+    nodes = [
+        Node("x", "input", "0", shape=(None, 6), floating=True),
+        Node("w", "tensor", "block.weight", shape=(6, 6), floating=True),
+        Node("v", "tensor", "head.weight", shape=(6, 6), floating=True),
+        Node("y", "call", "aten.linear.default", (Ref("x"), Ref("w")), None, "block", (None, 6), True),
+        Node("n", "call", "aten.sym_size.int", (Ref("y"), 0), None, "block"),
+        Node("z", "call", "aten.linear.default", (Ref("y"), Ref("v")), None, "head", (None, 6), True),
+        Node("out", "call", "aten.div.Tensor", (Ref("z"), Ref("n")), None, "", (None, 6), True),
+    ]
+    graph = Graph(nodes, "out")
+    block = find_blocks(graph, find_layers(graph, {}))["block"]
+    assert block == "A size that it computes is read outside of it (n)."
 
 
 def test_sizes_that_the_tracer_computes_once_for_all_blocks_stay_when_the_first_is_dropped() -> None:

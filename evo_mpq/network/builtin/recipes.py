@@ -92,14 +92,14 @@ BUILT_IN: Mapping[str, BuiltIn] = MappingProxyType(
             canvas_resnet,
             digits_canvas,
             canvas_content,
-            # ten passes; two and a half minutes on one core
+            # ten passes; three to six minutes on one core
             Recipe(steps=4680, learning_rate=4e-3, weight_decay=0.02, batch_size=128, samples=60_000, warm_up=0.2),
         ),
         "tiny_gpt": BuiltIn(
             tiny_gpt,
             stdlib_text,
             text_content,
-            # less than one pass; six and a half minutes on one core
+            # each window is seen once; seven to eleven minutes on one core
             Recipe(
                 steps=2170,
                 learning_rate=3e-3,

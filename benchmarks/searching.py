@@ -1,0 +1,95 @@
+"""Searches of real networks from benchmarks, and what they found, with the test values of all of it."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from evo_mpq.measure.executors import InProcess
+from evo_mpq.optimize.pareto import non_dominated
+from evo_mpq.problem import Problem
+from evo_mpq.results.run_directory import RunDirectory
+from evo_mpq.running import execute
+from evo_mpq.space.policy import Policy
+from evo_mpq.typing import BoolVector, FloatVector
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Networks that a search measured and would hand over.
+
+    Attributes:
+        losses: ``(n,)`` KL on the search split, in nats.
+        errors: ``(n,)`` standard errors of the judging KL on the search split.
+        held_out: ``(n,)`` KL on the test split.
+        sizes: ``(n,)`` in bytes.
+        cpu_seconds: of the search.
+    """
+
+    losses: FloatVector
+    errors: FloatVector
+    held_out: FloatVector
+    sizes: FloatVector
+    cpu_seconds: float = 0.0
+
+    def of(self, rows: BoolVector) -> Found:
+        """Some of the networks."""
+        parts = (self.losses, self.errors, self.held_out, self.sizes)
+        return Found(*(part[rows] for part in parts), self.cpu_seconds)
+
+    def front(self) -> Found:
+        """Those that no other one dominates on the search split."""
+        return self.of(non_dominated(np.stack([self.losses, self.sizes], axis=1)))
+
+    def at_least(self, size: float) -> Found:
+        """Those of at least so many bytes."""
+        return self.of(self.sizes >= size)
+
+    @classmethod
+    def union(cls, parts: Sequence[Found]) -> Found:
+        """All networks of several searches."""
+        return cls(
+            *(
+                np.concatenate([getattr(part, name) for part in parts])
+                for name in ("losses", "errors", "held_out", "sizes")
+            )
+        )
+
+
+def searched(problem: Problem, seed: int, evaluations: int, judge: Problem | None = None) -> Found:
+    """The front of a run with the settings' searcher, and test values of it.
+
+    Args:
+        problem: with the objectives KL and size, in this order.
+        seed: of the search.
+        evaluations: measurements.
+        judge: the same problem with the objective that test values are of; default: its own.
+    """
+    search = problem.settings.search.model_copy(update={"evaluations": evaluations})
+    settings = problem.settings.model_copy(update={"seed": seed, "search": search})
+    own = Problem(
+        settings, problem.network, problem.space, problem.compressor, problem.measured, problem.notes, problem.objects
+    )
+    began = time.process_time()
+    with tempfile.TemporaryDirectory() as folder, RunDirectory(Path(folder) / "run") as directory:
+        front = execute(own, directory, workers=1).front
+    seconds = time.process_time() - began
+    policies = [member.policy for member in front.members]
+    errors, held_out = _measured(judge or own, policies)
+    losses = np.array([member.search["kl_divergence"] for member in front.members])
+    sizes = np.array([member.search["size"] for member in front.members])
+    return Found(losses, errors, held_out, sizes, seconds)
+
+
+def _measured(problem: Problem, policies: Sequence[Policy]) -> tuple[FloatVector, FloatVector]:
+    """Standard errors of the KL on the search split, and the KL on the real inputs of the test split."""
+    names = [quantity.name for quantity in problem.quantities]
+    column = names.index("kl_divergence")
+    executor = InProcess(problem.compressor, problem.quantities, 1 << 28)
+    errors = executor.measure(policies, "search").values.standard_errors[:, column]
+    return errors, executor.measure(policies, "test").values.values[:, column]
