@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from evo_mpq.config import dump, resolved
+from evo_mpq.measure.candidate import Candidate
 from evo_mpq.measure.measurements import Values
+from evo_mpq.network.products import Product
 from evo_mpq.optimize.loop import Result
 from evo_mpq.optimize.starts import uniform_ladder
 from evo_mpq.problem import Problem
-from evo_mpq.results.front import Front, GenomeKey, Hypervolume, build_front, front_rows
+from evo_mpq.results.front import Front, GenomeKey, Hypervolume, Member, build_front, front_rows
 from evo_mpq.results.journal import Journal
+from evo_mpq.results.remains import inactive_genes, prunable_layers, remains
 from evo_mpq.results.report import write_report
 from evo_mpq.results.run_directory import versions
+from evo_mpq.results.savings import savings
+from evo_mpq.space.genes import DROP_KIND
 from evo_mpq.space.search_space import SearchSpace
 from evo_mpq.typing import BoolVector, FloatVector, Genomes
 
@@ -155,23 +161,22 @@ def _candidates(problem: Problem, journal: Journal) -> dict[str, Any]:
 def _facts(problem: Problem, journal: Journal, front: Front, directory: Path, notes: Sequence[str]) -> dict[str, Any]:
     """What else the report tells about a run; see `evo_mpq.results.report.report_data`."""
     network, space = problem.network, problem.space
-    layers = [
-        {
-            "name": layer.name,
-            "kind": layer.kind,
-            "shape": list(layer.shape),
-            "n_parameters": layer.n_parameters,
-            "macs": layer.macs,
-        }
-        for layer in network.layers
-    ]
     return {
         "run": problem.settings.name,
         "network": network.name,
-        "layers": layers,
+        "layers": _sites(problem),
+        "points": _points(problem, front.members),
+        "constraints": [
+            {
+                "name": constraint.quantity.name,
+                "comparison": constraint.comparison,
+                "bound": constraint.bound,
+                "unit": constraint.quantity.unit,
+            }
+            for constraint in problem.constraints
+        ],
         "space": {
             "genes": space.n_genes,
-            "layers": len(space.layers),
             "edges": f"{space.edges} bits" if space.edges else "float",
         },
         "log10_genomes": space.log10_genomes,
@@ -184,3 +189,47 @@ def _facts(problem: Problem, journal: Journal, front: Front, directory: Path, no
         "log_scale": [quantity.name for quantity in problem.objectives if quantity.log_scale],
         "knee": front.knee.id if front.members else None,
     }
+
+
+def _sites(problem: Problem) -> list[dict[str, Any]]:
+    """The layers and products of the network, and what may be done to their channels and blocks."""
+    space = problem.space
+    prunable = prunable_layers(space)
+    blocks = {
+        name: gene.name.removesuffix(f".{DROP_KIND}")
+        for gene in space.genes
+        if gene.kind == DROP_KIND
+        for name in gene.layers
+    }
+    return [
+        {
+            "name": site.name,
+            "kind": site.kind,
+            "shape": [] if isinstance(site, Product) else list(site.shape),
+            "n_parameters": 0 if isinstance(site, Product) else site.n_parameters,
+            "macs": site.macs,
+            "block": blocks.get(site.name),
+            "prunable": site.name in prunable,
+        }
+        for site in problem.network.sites()
+    ]
+
+
+def _points(problem: Problem, members: Sequence[Member]) -> list[dict[str, Any]]:
+    """What each member leaves of the network, and where its bytes went."""
+    uncompressed = problem.compressor.without_edges()
+    prunable = prunable_layers(problem.space)
+    points = []
+    for member in members:
+        candidate = Candidate(member.policy, problem.compressor)
+        left = remains(candidate, problem.network.layers, prunable)
+        points.append(
+            {
+                **asdict(left),
+                "removed_channels": left.removed_channels,
+                "n_bytes": candidate.packed_bytes,
+                "savings": savings(member.policy, problem.compressor, uncompressed),
+                "inactive_genes": list(inactive_genes(problem.space, left.blocks)),
+            }
+        )
+    return points

@@ -12,6 +12,7 @@ import numpy as np
 
 from evo_mpq.compress.compressor import Compressor
 from evo_mpq.errors import RunError
+from evo_mpq.measure.devices import CPU, why_unavailable
 from evo_mpq.measure.executors import InProcess
 from evo_mpq.measure.measurer import Measurer
 from evo_mpq.measure.objectives import Quantity
@@ -27,6 +28,9 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 
 _ELSEWHERE_TOLERANCE = 1e-4
 """Relative; other processors and versions move the last bits of sums."""
+
+_ACCELERATOR_TOLERANCE = 1e-2
+"""Relative; sums also depend on which candidates are measured together, and quantized activations follow them."""
 
 
 def format_of(path: Path) -> Format:
@@ -65,6 +69,7 @@ def measured_again(
     quantities: Sequence[Quantity],
     memory: int,
     *,
+    measured_on: str,
     exactly: bool,
 ) -> list[str]:
     """Measures a member once more and compares what comes out with the front.
@@ -78,7 +83,9 @@ def measured_again(
         compressor: of the run.
         quantities: of the run.
         memory: bytes that may be used.
-        exactly: whether processor and versions are those of the run; then values must be equal to the bit.
+        measured_on: the device of the run. It measures again if it is here, otherwise the CPU does.
+        exactly: whether processor and versions are those of the run; then values must be equal to the bit, unless an
+            accelerator measured them.
 
     Returns:
         Notes for the user on values that differ a little.
@@ -87,7 +94,9 @@ def measured_again(
         RunError: a value differs, or cannot be measured any more.
     """
     again = [quantity for quantity in quantities if quantity.form != "called"]
-    measurer = Measurer(space, compressor, again, InProcess(compressor, again, memory))
+    device = measured_on if why_unavailable(measured_on) is None else CPU
+    tolerance = _ELSEWHERE_TOLERANCE if measured_on == CPU else _ACCELERATOR_TOLERANCE
+    measurer = Measurer(space, compressor, again, InProcess(compressor, again, memory, device))
     values, _, _ = measurer.policies([member.policy])
     if values.failures[0] is not None:
         raise RunError(f"{member.id} could not be measured again: {values.failures[0]}. Nothing was exported.")
@@ -96,7 +105,7 @@ def measured_again(
         shown = member.search.get(quantity.name)
         if shown is None or now == shown:
             continue
-        if exactly or not np.isclose(now, shown, rtol=_ELSEWHERE_TOLERANCE, atol=1e-9):
+        if (exactly and measured_on == CPU) or not np.isclose(now, shown, rtol=tolerance, atol=1e-9):
             raise RunError(
                 f"{quantity.name} of {member.id} is {now!r} now and was {shown!r} in the search, so nothing was "
                 "exported. Were your code, the data or installed versions changed since? Search again with another "

@@ -23,7 +23,7 @@ class Remains:
 
     Attributes:
         blocks: that are left out.
-        parameters: of every layer that is computed, the weights that remain.
+        parameters: of every layer that is computed, the weights that remain; products inside attention have none.
         channels: of every layer that is computed and may lose output channels, how many remain, and of how many.
         weight_bits: mean over the weights that remain; None if there is none.
         activation_bits: mean over the layers, and products inside attention, that are computed and read an
@@ -59,7 +59,7 @@ def remains(candidate: Candidate, layers: Sequence[Layer], prunable: Collection[
         tuple(
             name.removesuffix(f".{DROP_KIND}") for name, left_out in candidate.policy.architecture.items() if left_out
         ),
-        {layer.name: layer.n_parameters for layer in candidate.layers if layer.kind != "product"},
+        {layer.name: layer.n_parameters for layer in candidate.layers},
         {layer.name: _kept(layer, before[layer.name]) for layer in candidate.layers if layer.name in prunable},
         sum(layer.n_parameters * layer.weight_bits for layer in weighted) / n_weights if n_weights else None,
         sum(reading) / len(reading) if reading else None,

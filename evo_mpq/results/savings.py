@@ -40,12 +40,19 @@ def savings(policy: Policy, compressor: Compressor, uncompressed: Compressor) ->
     computed = {active.layer.name for active in compressor.active_layers(policy)}
     groups = [tuple(group.rows) for group in compressor.network.prune_groups]
 
-    def saved(kinds: Coalition) -> int:
-        applied = uncompressed if "activation_bits" not in kinds else compressor
-        return nothing - applied.packed_bytes(partly_applied(policy, kinds, computed, groups))
+    def applied(*kinds: str) -> tuple[Compressor, Policy]:
+        by = compressor if "activation_bits" in kinds else uncompressed
+        return by, partly_applied(policy, Coalition(kinds), computed, groups)
 
-    nothing = uncompressed.packed_bytes(partly_applied(policy, Coalition(), computed, groups))
-    return whole_parts(shapley_values(KINDS, saved))
+    def saved(kinds: Coalition) -> int:
+        by, partly = applied(*kinds)
+        return whole - by.packed_bytes(partly)
+
+    untouched = applied()
+    whole = uncompressed.packed_bytes(untouched[1])
+    # what changes nothing saves nothing, and every kind less halves the number of sizes
+    acting = [kind for kind in KINDS if applied(kind) != untouched]
+    return {**dict.fromkeys(KINDS, 0), **whole_parts(shapley_values(acting, saved))}
 
 
 def partly_applied(

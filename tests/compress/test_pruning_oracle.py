@@ -94,7 +94,7 @@ def test_compensation_brings_pruned_outputs_closer() -> None:
     inputs = network.splits.calibration.whole().inputs
     with torch.no_grad():
         expected = run(network.graph, network.tensors, [inputs])
-    errors = []
+    errors: list[list[float]] = []
     for compensate in (False, True):
         compressor = Compressor(network, edges=None, pruning=Pruning(compensate=compensate))
         errors.append([])

@@ -33,12 +33,102 @@ def layers_of(n_layers: int) -> list[dict[str, Any]]:
     return [*layers, {**head, "macs": 10 * channels}]
 
 
+def joint_layers(n_layers: int) -> list[dict[str, Any]]:
+    """The same network with a product inside attention, channels that may be pruned and blocks that may be dropped."""
+    layers = layers_of(n_layers)
+    for layer in layers[1:-1]:
+        layer["block"] = layer["name"].rpartition(".")[0]
+        layer["prunable"] = layer["name"].endswith("conv1")
+    product = {"name": "mix.attention_qk", "kind": "product", "shape": [], "n_parameters": 0, "macs": 5000}
+    return [*layers[:-1], product, layers[-1]]
+
+
+def joint_genes(layers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Genes of channels and blocks."""
+    blocks = dict.fromkeys(layer["block"] for layer in layers if "block" in layer)
+    return [
+        *(
+            {"name": f"{layer['name']}.prune_ratio", "values": [0.5, 0.25, 0.0]}
+            for layer in layers
+            if layer.get("prunable")
+        ),
+        *({"name": f"{block}.drop", "values": [True, False]} for block in blocks),
+    ]
+
+
+def policy_of(genome: Any, genes: list[dict[str, Any]], layers: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What a genome means."""
+    chosen = {gene["name"]: gene["values"][int(place)] for gene, place in zip(genes, genome, strict=True)}
+    kinds = {"weight_bits": 32, "activation_bits": 32, "prune_ratio": 0.0}
+    return {
+        "layers": {
+            layer["name"]: {kind: chosen.get(f"{layer['name']}.{kind}", other) for kind, other in kinds.items()}
+            for layer in layers
+        },
+        "architecture": {name: True for name, value in chosen.items() if name.endswith(".drop") and value},
+    }
+
+
+def canonical(genome: Any, genes: list[dict[str, Any]]) -> Any:
+    """The genome with inactive genes at 0."""
+    gone = idle_genes(genome, genes)
+    return [0 if gene["name"] in gone else place for gene, place in zip(genes, genome, strict=True)]
+
+
+def idle_genes(genome: Any, genes: list[dict[str, Any]]) -> list[str]:
+    """Names of the genes of layers in dropped blocks."""
+    names = [gene["name"] for gene in genes]
+    dropped = [
+        name.removesuffix("drop") for name, g in zip(names, genome, strict=True) if name.endswith(".drop") and not g
+    ]
+    return [name for name in names if not name.endswith(".drop") and name.startswith(tuple(dropped))]
+
+
+def point_of(policy: dict[str, dict[str, Any]], layers: list[dict[str, Any]], float_size: int) -> dict[str, Any]:
+    """What a policy leaves of the network, as a run describes it."""
+    blocks = [name.removesuffix(".drop") for name in policy["architecture"]]
+    left = [layer for layer in layers if layer.get("block") not in blocks]
+    chosen = {layer["name"]: policy["layers"][layer["name"]] for layer in left}
+    channels = {
+        layer["name"]: (round(layer["shape"][0] * (1 - chosen[layer["name"]]["prune_ratio"])), layer["shape"][0])
+        for layer in left
+        if layer.get("prunable")
+    }
+    parameters = {
+        layer["name"]: round(layer["n_parameters"] * (1 - chosen[layer["name"]]["prune_ratio"])) for layer in left
+    }
+    n_weights = sum(parameters.values())
+    bits = sum(n * chosen[name]["weight_bits"] for name, n in parameters.items())
+    computed = sum(layer["n_parameters"] for layer in left)
+    dropped = 4 * (sum(layer["n_parameters"] for layer in layers) - computed)
+    pruned = 4 * (computed - n_weights)
+    grids = 5 * sum(choice["activation_bits"] < 32 for choice in chosen.values())
+    size = math.ceil(bits / 8) + 2048 + grids
+    n_channels = sum(n for _, n in channels.values())
+    return {
+        "blocks": blocks,
+        "parameters": parameters,
+        "channels": channels,
+        "removed_channels": 1 - sum(kept for kept, _ in channels.values()) / n_channels if n_channels else None,
+        "weight_bits": bits / n_weights,
+        "activation_bits": sum(choice["activation_bits"] for choice in chosen.values()) / len(chosen),
+        "n_bytes": size,
+        "savings": {
+            "drop": dropped,
+            "prune_ratio": pruned,
+            "weight_bits": float_size - size - dropped - pruned + grids,
+            "activation_bits": -grids,
+        },
+    }
+
+
 def sample(
     *,
     n_layers: int = 12,
     n: int = 420,
     objectives: tuple[str, ...] = ("kl_divergence", "size"),
     activations: bool = True,
+    joint: bool = False,
     finished: bool = True,
     bound: float | None = None,
     failures: int = 0,
@@ -52,6 +142,7 @@ def sample(
         n: genomes measured.
         objectives: names out of kl_divergence, size, bops, latency, error_rate, accuracy.
         activations: activation bits are searched, too.
+        joint: channels and blocks are searched, too, and there is a product inside attention.
         finished: test values were shown.
         bound: the largest feasible size.
         failures: genomes that fail.
@@ -59,26 +150,33 @@ def sample(
         refinements: rounds of a crude evolutionary search; more give a longer front.
     """
     rng = np.random.default_rng(seed)
-    layers = layers_of(n_layers)
+    layers = joint_layers(n_layers) if joint else layers_of(n_layers)
+    float_size = sum(layer["n_parameters"] for layer in layers) * 4 + 2048
     weight_steps, activation_steps = (2, 3, 4, 6, 8), (4, 8)
-    genes = [{"name": f"{layer['name']}.weight_bits", "values": list(weight_steps)} for layer in layers]
+    weighted = [layer for layer in layers if layer["kind"] != "product"]
+    genes: list[dict[str, Any]] = [
+        {"name": f"{layer['name']}.weight_bits", "values": list(weight_steps)} for layer in weighted
+    ]
     if activations:
         genes += [{"name": f"{layer['name']}.activation_bits", "values": list(activation_steps)} for layer in layers]
+    genes += joint_genes(layers) if joint else []
     cardinalities = np.array([len(gene["values"]) for gene in genes])
-    sensitivity = np.exp(rng.normal(0, 1.0, len(genes))) / len(genes)
+    sensitivity = np.exp(rng.normal(0, 1.0, (3, len(layers)))) / len(layers)
 
     def measured(genome: Any, noise: float = 0.0) -> dict[str, float]:
-        weight = np.array([weight_steps[g] for g in genome[:n_layers]])
-        activation = (
-            np.array([activation_steps[g] for g in genome[n_layers:]]) if activations else np.full(n_layers, 32)
+        policy = policy_of(genome, genes, layers)
+        point = point_of(policy, layers, float_size)
+        left = [layer["name"] in point["parameters"] for layer in layers]
+        chosen = [policy["layers"][layer["name"]] for layer in layers]
+        weight, activation, ratio = (
+            np.array([choice[kind] for choice in chosen]) for kind in ("weight_bits", "activation_bits", "prune_ratio")
         )
-        damage = float(sensitivity[:n_layers] @ 4.0 ** (2.0 - weight)) * 0.16
-        if activations:
-            damage += float(sensitivity[n_layers:] @ 4.0 ** (4.0 - activation)) * 0.004
+        damage = float(sensitivity[0] @ (4.0 ** (2.0 - weight) * left)) * 0.16
+        damage += float(sensitivity[1] @ (4.0 ** (4.0 - activation) * left)) * 0.004
+        damage += float(sensitivity[2] @ (ratio * left)) * 0.05 + 0.03 * len(point["blocks"])
         damage *= math.exp(noise * rng.normal())
-        parameters = np.array([layer["n_parameters"] for layer in layers])
-        macs = np.array([layer["macs"] for layer in layers])
-        size = math.ceil(parameters @ weight / 8) + 2048
+        macs = np.array([layer["macs"] for layer in layers]) * left * (1 - ratio)
+        size = point["n_bytes"]
         accuracy = 0.982 - 0.9 * damage - 0.004 * abs(rng.normal()) * min(1, damage * 20)
         return {
             "kl_divergence": float(damage),
@@ -100,12 +198,13 @@ def sample(
     ladder = []
     for w, bits in enumerate(weight_steps):
         for a, activation_bits in enumerate(activation_steps if activations else (32,)):
-            genome = [w] * n_layers + ([a] * n_layers if activations else [])
+            steps = {"weight_bits": w, "activation_bits": a, "prune_ratio": 2, "drop": 1}
+            genome = [steps[gene["name"].rpartition(".")[2]] for gene in genes]
             ladder.append((f"uniform W{bits}A{activation_bits}" if activations else f"uniform W{bits}", genome))
     order: dict[tuple[int, ...], dict[str, float]] = {}
 
     def measure(genome: Any) -> None:
-        key = tuple(int(g) for g in genome)
+        key = tuple(int(g) for g in canonical(genome, genes))
         if key not in order and len(order) < n:
             order[key] = measured(key, 0.04)
 
@@ -159,30 +258,16 @@ def sample(
     def identity(genome: Any) -> str:
         return hashlib.sha256(np.array(genome, dtype="<i8").tobytes()).hexdigest()[:8]
 
-    def policy(genome: Any) -> dict[str, Any]:
-        return {
-            "layers": {
-                layer["name"]: {
-                    "weight_bits": weight_steps[genome[i]],
-                    "activation_bits": activation_steps[genome[n_layers + i]] if activations else 32,
-                    "prune_ratio": 0.0,
-                }
-                for i, layer in enumerate(layers)
-            },
-            "architecture": {},
-        }
-
     members = [
         {
             "id": identity(genomes[row]),
             "genome": genomes[row].tolist(),
-            "policy": policy(genomes[row]),
+            "policy": policy_of(genomes[row], genes, layers),
             "search": {o: values[row][o] for o in objectives},
             "test": test(values[row]),
         }
         for row in rows
     ]
-    float_size = sum(layer["n_parameters"] for layer in layers) * 4 + 2048
     reference = {
         "kl_divergence": 0.0,
         "size": float_size,
@@ -250,11 +335,15 @@ def sample(
         "network": "digits_resnet",
         "layers": layers,
         "knee": members[knee(kept)]["id"] if members else None,
-        "space": {
-            "weight bits": "2, 3, 4, 6, 8",
-            **({"activation bits": "4, 8"} if activations else {}),
-            "genes": str(len(genes)),
-        },
+        "points": [
+            {
+                **point_of(member["policy"], layers, float_size),
+                "inactive_genes": idle_genes(member["genome"], genes),
+            }
+            for member in members
+        ],
+        "constraints": [] if bound is None else [{"name": "size", "comparison": "<=", "bound": bound, "unit": "B"}],
+        "space": {"genes": str(len(genes))},
         "log10_genomes": float(np.log10(cardinalities).sum()),
         "settings": SETTINGS,
         "versions": {"evo-mpq": "0.1.0", "torch": "2.9.1", "numpy": "2.3.4", "pymoo": "0.6.2"},

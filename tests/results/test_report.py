@@ -24,10 +24,10 @@ from report_samples import HOSTILE, sample
 from evo_mpq.results.front import front_schema
 from evo_mpq.results.report import points as points_file
 from evo_mpq.results.report import report_data, write_report
-from evo_mpq.results.report.bits import bits_tables, layer_rows
 from evo_mpq.results.report.formatting import (
     format_cell,
     format_count,
+    format_percent,
     format_power,
     format_tick,
     format_value,
@@ -46,8 +46,10 @@ from evo_mpq.results.report.headline import (
     verdict_sentence,
 )
 from evo_mpq.results.report.hypervolume import hypervolume_curve
+from evo_mpq.results.report.layers import layer_rows, layer_tables, parameter_rows, row_order
 from evo_mpq.results.report.optimism import optimism, rank_agreement
 from evo_mpq.results.report.page import export_command, script_json
+from evo_mpq.results.report.path import chosen_kinds, path_sentence, size_parts
 from evo_mpq.results.report.points import (
     best_so_far,
     cloud,
@@ -59,6 +61,7 @@ from evo_mpq.results.report.points import (
     projected_fronts,
     starting_axes,
 )
+from evo_mpq.results.report.searched import constraint_texts, searched, searched_sentence
 from evo_mpq.results.report.spreadsheet import members_csv
 from evo_mpq.results.report.ticks import decade_ticks, is_decade, nice_ticks
 
@@ -72,11 +75,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "unfinished": {"finished": False},
     "constrained": {"bound": 150_000, "failures": 5},
     "nothing feasible": {"bound": 1, "failures": 5},
+    "joint": {"joint": True, "n": 250},
 }
 
 
 def made(case: str, n: int = 150) -> Inputs:
-    return sample(n=n, refinements=6, **SETTINGS[case])
+    return sample(**{"n": n, "refinements": 6, **SETTINGS[case]})
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +91,11 @@ def two() -> Inputs:
 @pytest.fixture(scope="module")
 def three() -> Inputs:
     return made("three objectives")
+
+
+@pytest.fixture(scope="module")
+def joint() -> Inputs:
+    return made("joint")
 
 
 def values_of(network: dict[str, Any], objectives: list[dict[str, Any]]) -> list[float]:
@@ -138,6 +147,11 @@ def test_a_power_of_ten_reads_back(log10):
     exponent = int(power.translate(str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")))
     assert math.log10(float(mantissa)) + exponent == pytest.approx(log10, abs=0.03)
     assert 1 <= float(mantissa) < 10
+
+
+@given(st.integers(0, 1000))
+def test_a_percentage_reads_back_to_a_thousandth(thousandths):
+    assert float(format_percent(thousandths / 1000).removesuffix(" %")) == thousandths / 10
 
 
 def test_small_numbers_of_genomes_are_counted_out():
@@ -515,27 +529,228 @@ def test_marks_are_the_uncompressed_network_and_the_seeds_by_name(two):
         assert dominates(values_of(member, front["objectives"]), values_of(seed, front["objectives"]))
 
 
-# Bits
+# Layers
 
 
-@pytest.mark.parametrize("case", ["two objectives", "weights only"])
-def test_the_heatmap_holds_the_policies(case):
-    front, _, meta = made(case)
-    names = [layer["name"] for layer in meta["layers"]]
-    tables = bits_tables(front, names)
-    assert [table.key for table in tables] == (
-        ["weight_bits", "activation_bits"] if case == "two objectives" else ["weight_bits"]
-    )
+def tables_of(inputs: Inputs) -> list[Any]:
+    return layer_tables(inputs[0], inputs[2]["layers"], inputs[2]["points"])
+
+
+@pytest.mark.parametrize("case", ["two objectives", "weights only", "joint"])
+def test_the_heatmap_holds_the_policies_of_what_is_left(case):
+    inputs = made(case)
+    front, _, meta = inputs
+    tables = tables_of(inputs)
+    expected = {
+        "weights only": ["weight_bits"],
+        "two objectives": ["weight_bits", "activation_bits"],
+        "joint": ["weight_bits", "activation_bits", "prune_ratio"],
+    }
+    assert [table.key for table in tables] == expected[case]
     for table in tables:
-        for member, row in zip(front["members"], table.rows, strict=True):
-            assert row == [member["policy"]["layers"][name][table.key] for name in names]
-        assert table.steps == sorted({bits for row in table.rows for bits in row})
+        for member, point, row in zip(front["members"], meta["points"], table.rows, strict=True):
+            for column, place in zip(table.columns, row, strict=True):
+                name = meta["layers"][column]["name"]
+                assert (place is None) == (name not in point["parameters"])
+                value = member["policy"]["layers"][name][table.key]
+                if place is not None and table.key == "prune_ratio":
+                    assert table.steps[place].height == 100 * (1 - value)
+                elif place is not None:
+                    assert table.steps[place].label == str(value)
+        used = {place for row in table.rows for place in row} - {None}
+        assert used == set(range(len(table.steps)))
+        levels = [step.level for step in table.steps]
+        assert levels == sorted(levels, reverse=table.key == "prune_ratio")
+        assert all(0 <= level <= 1 for level in levels)
+        assert all(step.height <= table.top for step in table.steps)
+
+
+def test_every_layer_is_in_the_tables_that_are_about_it(joint):
+    layers = joint[2]["layers"]
+    weights, activations, channels = (set(table.columns) for table in tables_of(joint))
+    for place, layer in enumerate(layers):
+        assert (place in weights) == (layer["kind"] != "product")
+        assert place in activations
+        assert (place in channels) == bool(layer.get("prunable"))
+    embedding = {**layers[0], "kind": "embedding"}
+    activations = tables_of((joint[0], joint[1], {**joint[2], "layers": [embedding, *layers[1:]]}))[1]
+    assert activations.columns == list(range(1, len(layers)))
+
+
+def test_cells_of_channels_count_them(joint):
+    channels = tables_of(joint)[2]
+    names = [joint[2]["layers"][column]["name"] for column in channels.columns]
+    left_out = 0
+    for point, row, texts in zip(joint[2]["points"], channels.rows, channels.texts, strict=True):
+        for name, place, text in zip(names, row, texts, strict=True):
+            assert text == ("" if place is None else "{}/{}".format(*point["channels"][name]))
+            left_out += place is None
+    assert left_out > 0
+    assert [step.legend for step in channels.steps] == ["all channels", "25 % removed", "50 % removed"]
 
 
 def test_layers_without_a_policy_are_untouched(two):
-    front, _, _ = two
-    table = bits_tables(front, ["stem", "not in any policy"])[0]
-    assert {row[1] for row in table.rows} == {32}
+    front, _, meta = two
+    other = {**meta["layers"][0], "name": "not in any policy"}
+    points = [{**point, "parameters": {**point["parameters"], other["name"]: 9}} for point in meta["points"]]
+    table = layer_tables(front, [meta["layers"][0], other], points)[0]
+    assert {row[1] for row in table.rows} == {len(table.steps) - 1}
+    assert table.steps[-1].label == "float"
+    assert table.steps[-1].level is None
+    assert table.steps[-1].height <= table.top
+
+
+def test_parameters_are_those_that_remain(joint):
+    layers, points = joint[2]["layers"], joint[2]["points"]
+    total = sum(layer["n_parameters"] for layer in layers)
+    for point, row in zip(points, parameter_rows(layers, points), strict=True):
+        for layer, (text, share) in zip(layers, row, strict=True):
+            if layer["kind"] == "product" or layer["name"] not in point["parameters"]:
+                assert (text, share) == ("–", 0.0)
+            else:
+                assert text == format_count(point["parameters"][layer["name"]])
+                assert share == pytest.approx(point["parameters"][layer["name"]] / total)
+
+
+@pytest.mark.parametrize("case", ["two objectives", "three objectives", "joint"])
+def test_rows_of_the_heatmap_are_ordered_by_what_they_are_labelled_by(case):
+    front = made(case)[0]
+    found = row_order(front)
+    assert found.axis == "search:size"
+    assert sorted(found.members) == list(range(len(front["members"])))
+    sizes = [front["members"][i]["search"]["size"] for i in found.members]
+    assert sizes == sorted(sizes, reverse=True)
+    assert "by size, largest first" in found.caption
+
+
+@pytest.mark.parametrize("way", ["minimize", "maximize"])
+def test_without_an_exact_objective_the_best_row_is_on_top(way):
+    front = front_of([(3,), (1,), (2,)], (way,))
+    found = row_order(front)
+    assert found.members == ([1, 2, 0] if way == "minimize" else [0, 2, 1])
+    assert "by loss, best first" in found.caption
+
+
+# The path
+
+
+ALL_KINDS = frozenset(["drop", "prune_ratio", "weight_bits", "activation_bits"])
+
+
+def point(
+    blocks: Any = (), removed: float | None = 0.0, weights: float | None = 32.0, activations: float | None = 32.0
+):
+    return {"blocks": blocks, "removed_channels": removed, "weight_bits": weights, "activation_bits": activations}
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (
+            point(["stage1.1", "stage3.1"], 0.38, 2.62, 5.31),
+            "Blocks stage1.1 and stage3.1 left out, 38 % of prunable channels removed, 2.6 bits per weight on average, "
+            "activations 5.3 bits.",
+        ),
+        (
+            point(["a"], 0.0, 4.0, 8.0),
+            "Block a left out, no channel removed, 4 bits per weight on average, activations 8 bits.",
+        ),
+        (point([], 0.0), "All blocks kept, no channel removed, float weights, float activations."),
+        (
+            point(list("abcde")),
+            "Blocks a, b, c, d and e left out, no channel removed, float weights, float activations.",
+        ),
+        (
+            point(list("abcdef"), None, None, None),
+            "Blocks a, b, c, d and 2 more left out.",
+        ),
+    ],
+)
+def test_the_path_is_told_from_coarse_to_fine(said, expected):
+    assert path_sentence(said, ALL_KINDS) == expected
+
+
+@given(st.sets(st.sampled_from(sorted(ALL_KINDS))))
+def test_nothing_is_said_of_kinds_that_the_space_does_not_have(kinds):
+    text = path_sentence(point(["a"], 0.5, 3.0, 5.0), frozenset(kinds)).lower()
+    words = {"drop": "block", "prune_ratio": "channels", "weight_bits": "weight", "activation_bits": "activations"}
+    assert {kind for kind, word in words.items() if word in text} == kinds
+
+
+def test_kinds_are_those_of_genes_and_those_of_all_members():
+    genes = [{"name": "stem.weight_bits", "values": [2, 4]}, {"name": "a.drop", "values": [True, False]}]
+    untouched = point([], None)
+    assert chosen_kinds({"genes": genes}, [untouched]) == {"weight_bits", "drop"}
+    assert chosen_kinds({"genes": genes[1:]}, [point(weights=4.0)]) == {"weight_bits", "drop"}
+    assert chosen_kinds({"genes": []}, [untouched, point(removed=0.1, activations=8.0)]) == {
+        "prune_ratio",
+        "activation_bits",
+    }
+    assert chosen_kinds({"genes": [{"name": "x.later_kind", "values": [1, 2]}]}, []) == frozenset()
+
+
+@pytest.mark.parametrize("case", ["two objectives", "joint", "weights only"])
+def test_parts_of_the_bar_are_the_bytes_of_the_uncompressed_network(case):
+    front, _, meta = made(case)
+    kinds = chosen_kinds(front, meta["points"])
+    reference = front["reference"]["search"]["size"]
+    for member, said in zip(front["members"], meta["points"], strict=True):
+        parts = size_parts(said, kinds)
+        assert said["n_bytes"] == member["search"]["size"]  # or the sample is wrong
+        assert sum(said["savings"].values()) == reference - said["n_bytes"]
+        assert {part.key for part in parts} == {*kinds, "left"}
+        assert sum(part.share for part in parts) == pytest.approx(1.0)
+        for part in parts:
+            n_bytes = said["n_bytes"] if part.key == "left" else said["savings"][part.key]
+            whole = reference + sum(-n for n in said["savings"].values() if n < 0)
+            assert part.share == pytest.approx(max(0, n_bytes) / whole)
+
+
+def test_saved_bytes_have_a_minus_and_added_ones_a_plus():
+    said = {"n_bytes": 100, "savings": {"drop": 0, "prune_ratio": 0, "weight_bits": 1900, "activation_bits": -12}}
+    texts = {part.key: part.text for part in size_parts(said, frozenset(["weight_bits", "activation_bits", "drop"]))}
+    assert texts == {"drop": "0 B", "weight_bits": "−1.9 kB", "activation_bits": "+12 B", "left": "100 B"}
+    assert {part.key for part in size_parts(said, frozenset())} == {"weight_bits", "activation_bits", "left"}
+
+
+# What was searched
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([[2, 3, 4, 6]], "weight bits 2–6"),
+        ([[4, 8]], "weight bits 4/8"),
+        ([[4, 8], [2, 4]], "weight bits 2–8"),
+        ([[2, 4, 8, 32]], "weight bits 2–8/float"),
+        ([[8, 32]], "weight bits 8/float"),
+    ],
+)
+def test_options_of_bits_are_summed_up(values, expected):
+    genes = [{"name": f"layer{i}.weight_bits", "values": options} for i, options in enumerate(values)]
+    assert [kind.summary for kind in searched({"genes": genes})] == [expected]
+
+
+def test_the_page_says_what_is_searched_and_within_which_constraints(joint):
+    front, _, meta = joint
+    bounds = [
+        {"name": "size", "comparison": "<=", "bound": 40_000, "unit": "B"},
+        {"name": "accuracy", "comparison": ">=", "bound": 0.95, "unit": ""},
+    ]
+    assert searched_sentence(front, {**meta, "constraints": bounds}) == (
+        "Searched: weight bits 2–8, activation bits 4/8, 5 groups of channels, 7 blocks. "
+        "Constraints: size ≤ 40 kB, accuracy ≥ 0.95."
+    )
+    assert "Constraint: size ≤ 40 kB." in searched_sentence(front, {**meta, "constraints": bounds[:1]})
+    assert "onstraint" not in searched_sentence(front, {})
+    assert constraint_texts({}) == []
+    assert {kind.label: kind.options for kind in searched(front)} == {
+        "weight bits": "2, 3, 4, 6, 8 in 12 places",
+        "activation bits": "4, 8 in 13 places",
+        "channels": "0 %, 25 %, 50 % removed of 5 groups",
+        "blocks": "stage1.0, stage1.1, stage2.1, stage2.2, stage3.3, stage3.4, stage4.4 may be left out",
+    }
+    assert searched({"genes": []}) == []
 
 
 def test_shares_of_layers_sum_to_one(two):
@@ -637,7 +852,9 @@ def test_the_csv_reads_back_with_all_digits(two):
     front, candidates, _ = two
     axes = axes_of(two)
     members = points(front["members"], axes, first_measured(candidates), finished=True)
-    rows = list(csv.DictReader(io.StringIO(members_csv(front, axes, members), newline="")))
+    rows = list(
+        csv.DictReader(io.StringIO(members_csv(front, axes, members, [()] * len(front["members"])), newline=""))
+    )
     assert [row["id"] for row in rows] == [member["id"] for member in front["members"]]
     for row, member in zip(rows, front["members"], strict=True):
         assert float(row["search kl_divergence [nats]"]) == member["search"]["kl_divergence"]
@@ -651,8 +868,20 @@ def test_no_name_in_the_csv_is_a_formula(two):
     front["genes"][0]["name"] = '=cmd|"/c calc"!A0'
     axes = axes_of(two)
     members = points(front["members"], axes, first_measured(candidates), finished=True)
-    header = next(csv.reader(io.StringIO(members_csv(front, axes, members), newline="")))
+    header = next(csv.reader(io.StringIO(members_csv(front, axes, members, [()] * len(front["members"])), newline="")))
     assert header.count('\'=cmd|"/c calc"!A0') == 1
+
+
+def test_genes_that_decide_nothing_are_empty_in_the_csv(joint):
+    front, _, meta = joint
+    rows = list(csv.DictReader(io.StringIO(report_data(*joint)["csv"], newline="")))
+    empty = 0
+    for row, member, said in zip(rows, front["members"], meta["points"], strict=True):
+        for gene, place in zip(front["genes"], member["genome"], strict=True):
+            idle = gene["name"] in said["inactive_genes"]
+            assert row[gene["name"]] == ("" if idle else str(gene["values"][place]))
+            empty += idle
+    assert empty > 0
 
 
 @given(st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), min_size=1))

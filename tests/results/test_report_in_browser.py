@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from report_samples import HOSTILE, sample
 
@@ -109,6 +110,16 @@ class Report:
         value = self.data["members"]["values"][key][i]
         return float(max(value, axis["floor"]) if axis["log"] else value) / float(axis["divisor"])
 
+    def loneliest(self) -> int:
+        """The member that stands farthest from all other members, and from the recipes that may lie upon it."""
+        keys = ("search:size", "search:kl_divergence")
+        members = [self.data["members"]["values"][key] for key in keys]
+        recipes = [self.data["marks"]["points"]["values"][key][1:] for key in keys]
+        places = np.log(np.concatenate([members, recipes], axis=1)).T
+        gaps = np.hypot(*(places[:, None] - places[None]).T)  # (n, n)
+        np.fill_diagonal(gaps, np.inf)
+        return int(gaps.min(axis=1)[: len(self.ids)].argmax())
+
     def press(self, key: str) -> None:
         from selenium.webdriver.common.action_chains import ActionChains
         from selenium.webdriver.common.keys import Keys
@@ -171,9 +182,10 @@ def shared(desk: Desk) -> Open:
         {"objectives": ("accuracy", "size", "latency"), "bound": 150_000, "failures": 4},
         {"objectives": ("kl_divergence",), "finished": False},
         {"bound": 1, "activations": False},
+        {"joint": True, "n": 250},
         {},
     ],
-    ids=["three objectives", "one objective, unfinished", "empty front", "two objectives"],
+    ids=["three objectives", "one objective, unfinished", "empty front", "joint", "two objectives"],
 )
 def test_a_report_draws_without_a_word_on_the_console(opened, settings):
     report = opened(**settings)
@@ -194,7 +206,7 @@ def test_a_report_draws_without_a_word_on_the_console(opened, settings):
 
 def test_a_click_on_the_front_selects_the_member_everywhere(shared):
     report = shared()
-    i = len(report.ids) - 2
+    i = report.loneliest()
     report.mouse("front", report.drawn("search:size", i), report.drawn("search:kl_divergence", i))
     report.wait(f"document.body.dataset.selected === '{report.ids[i]}'")
     assert report.run("location.hash") == f"#{report.ids[i]}"
@@ -204,7 +216,8 @@ def test_a_click_on_the_front_selects_the_member_everywhere(shared):
     assert outline["y0"] < i < outline["y1"] and outline["y1"] - outline["y0"] < 2
     assert report.ids[i] in report.run("document.getElementById('announcement').textContent")
     shown = report.run("[...document.querySelectorAll('.policy tbody tr')].map((r) => r.cells[2].textContent)")
-    assert list(map(int, shown)) == report.data["bits"][0]["rows"][i]
+    table = report.data["tables"][0]
+    assert shown == [table["steps"][place]["label"] for place in table["rows"][i]]
     command = shlex.split(report.run("document.getElementById('command').textContent"))
     assert command == shlex.split(report.data["members"]["commands"][i])
     panel = report.run("document.querySelector('.compared').textContent")
@@ -366,9 +379,99 @@ def test_pickers_change_what_is_drawn(shared):
     report.run("document.querySelector('#axis-pickers input').click()")
     report.wait("document.getElementById('front').layout.xaxis.type === 'linear'")
     report.run("[...document.querySelectorAll('#bits-pickers button')][1].click()")
-    steps = report.data["bits"][1]["steps"]
-    expected = [[steps.index(bits) for bits in row] for row in report.data["bits"][1]["rows"]]
-    assert report.run("document.getElementById('bits').data[0].z") == expected
+    rows = report.data["tables"][1]["rows"]
+    assert report.run("document.getElementById('bits').data[0].z") == [
+        rows[i] for i in report.data["row_order"]["members"]
+    ]
+    assert report.problems() == []
+
+
+JOINT: dict[str, Any] = {"joint": True, "n": 250, "objectives": ("kl_divergence", "size", "bops")}
+
+
+def test_layers_of_blocks_that_are_left_out_are_marked_as_absent(shared):
+    report = shared(**JOINT)
+    points, layers = report.inputs[2]["points"], report.data["layers"]
+    order = report.data["row_order"]["members"]
+    for at, table in enumerate(report.data["tables"]):
+        report.run(f"document.querySelectorAll('#bits-pickers button')[{at}].click()")
+        report.wait(f"document.getElementById('bits').data[0].z[0].length === {len(table['columns'])}")
+        drawn = report.run("document.getElementById('bits').data[0].z")
+        hover = report.run("document.getElementById('bits').data[0].hovertext")
+        scale = report.run("document.getElementById('bits').data[0].colorscale")
+        absent, cheapest = scale[0][1], scale[2][1]
+        assert absent == report.run("getComputedStyle(document.documentElement).getPropertyValue('--absent').trim()")
+        assert absent != cheapest
+        for row, texts, i in zip(drawn, hover, order, strict=True):
+            for place, text, column in zip(row, texts, table["columns"], strict=True):
+                layer = layers[column]
+                left = layer["name"] in points[i]["parameters"]
+                assert (place == -1) == (not left)
+                assert ("left out" in text) == (not left)
+                assert left or f"with {layer['block']}" in text
+                if left and layer["name"] in points[i]["channels"]:
+                    assert "Channels: <b>{}/{}, ".format(*points[i]["channels"][layer["name"]]) in text
+        assert "left out" in report.run("document.getElementById('bits-legend').textContent")
+    report.run("document.querySelectorAll('#bits-pickers button')[0].click()")
+    assert report.problems() == []
+
+
+def test_rows_follow_their_labels_and_select_the_member_they_show(shared):
+    report = shared(**JOINT)
+    order = report.data["row_order"]["members"]
+    sizes = report.data["members"]["values"]["search:size"]
+    assert order != sorted(order)
+    assert [sizes[i] for i in order] == sorted(sizes, reverse=True)
+    place = next(place for place, i in enumerate(order) if place != i and report.ids[i] != report.selected)
+    report.mouse("bits", 3, place)
+    report.wait(f"document.body.dataset.selected === '{report.ids[order[place]]}'")
+    outline = report.run("document.getElementById('bits').layout.shapes[1]")
+    assert outline["y0"] < place < outline["y1"]
+
+
+def test_the_panel_tells_the_path_the_bytes_and_what_is_left(shared):
+    report = shared(**JOINT)
+    points = report.inputs[2]["points"]
+    i = next(i for i, point in enumerate(points) if len(point["blocks"]) == 1)
+    report.run(f"void (location.hash = '{report.ids[i]}')")
+    report.wait(f"document.body.dataset.selected === '{report.ids[i]}'")
+    assert report.run("document.querySelector('#selection .path').textContent") == report.data["members"]["paths"][i]
+    assert points[i]["blocks"][0] in report.data["members"]["paths"][i]
+    parts = report.data["members"]["sizes"][i]
+    shown = report.run("[...document.querySelectorAll('#sizes li')].map((entry) => entry.textContent)")
+    assert shown == [f"{part['label']} {part['text']}" for part in parts]
+    bar = report.run("[...document.querySelectorAll('.sizes span')].map((s) => s.getBoundingClientRect().width)")
+    whole = report.run("document.querySelector('.sizes').getBoundingClientRect().width")
+    # a pixel of gap between parts
+    assert bar == pytest.approx([part["share"] * whole for part in parts], abs=4)
+    rows = "[...document.querySelectorAll('.policy tbody tr')]"
+    gone = report.run(f"{rows}.map((row) => row.classList.contains('gone'))")
+    assert gone == [layer["name"] not in points[i]["parameters"] for layer in report.data["layers"]]
+    remaining = report.run(f"{rows}.map((row) => row.cells[1].textContent)")
+    assert remaining == [text for text, _ in report.data["members"]["parameters"][i]]
+    assert report.run("document.getElementById('searched').textContent") == report.data["searched"]
+    product = [layer["kind"] for layer in report.data["layers"]].index("product")
+    cells = report.run(f"[...{rows}[{product}].cells].map((cell) => cell.textContent)")
+    assert [bool(text) for text in cells] == [True, True, False, True, False]  # only activation bits
+    assert report.problems() == []
+
+
+def test_names_of_blocks_from_users_never_run(opened):
+    front, candidates, meta = json.loads(
+        json.dumps(sample(joint=True, n=250, refinements=8)).replace("stage2.2", "BLOCK")
+    )
+    text = json.dumps([front, candidates, meta]).replace("BLOCK", json.dumps(HOSTILE)[1:-1])
+    front, candidates, meta = json.loads(text)
+    i = next(i for i, point in enumerate(meta["points"]) if HOSTILE in point["blocks"])
+    report = opened((front, candidates, meta), f"#{front['members'][i]['id']}")
+    assert HOSTILE in report.run("document.querySelector('#selection .path').textContent")
+    row = report.data["row_order"]["members"].index(i)
+    column = next(c for c, layer in enumerate(report.data["layers"]) if layer["block"] == HOSTILE)
+    report.mouse("bits", column, row)
+    report.wait("document.querySelector('#bits .hoverlayer').textContent.includes('left out')")
+    assert HOSTILE in report.run("document.querySelector('#bits .hoverlayer').textContent")
+    assert report.run("window.HACKED ?? null") is None
+    assert report.run("document.querySelectorAll('img, iframe, object').length") == 0
     assert report.problems() == []
 
 

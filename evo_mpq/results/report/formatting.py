@@ -107,6 +107,15 @@ def format_ratio(ratio: float) -> str:
     return f"{ratio:.1f}×" if ratio >= 10 else f"{ratio:.2f}×"
 
 
+def format_percent(fraction: float) -> str:
+    """A fraction with three digits.
+
+    >>> [format_percent(fraction) for fraction in (0.5, 0.3816, 0.0)]
+    ['50 %', '38.2 %', '0 %']
+    """
+    return f"{100 * fraction:.3g} %"
+
+
 def format_count(count: float) -> str:
     """A whole number with thousands separators; powers of ten where it is astronomical.
 

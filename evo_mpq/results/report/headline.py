@@ -82,10 +82,10 @@ def figures(front: Document, meta: Document) -> list[Figure]:
 def subtitle(meta: Document) -> str:
     """What was compressed.
 
-    >>> subtitle({"network": "mine", "layers": [{"n_parameters": 1500}]})
+    >>> subtitle({"network": "mine", "layers": [{"kind": "linear", "n_parameters": 1500}]})
     'The measured front of mine: 1 layer, 1,500 parameters'
     """
-    layers = meta["layers"]
+    layers = [layer for layer in meta["layers"] if layer["kind"] != "product"]
     parameters = format_count(sum(layer["n_parameters"] for layer in layers))
     counted = "1 layer" if len(layers) == 1 else f"{format_count(len(layers))} layers"
     return f"The measured front of {meta['network']}: {counted}, {parameters} parameters"

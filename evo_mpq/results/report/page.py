@@ -14,7 +14,6 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
-from evo_mpq.results.report.bits import bits_tables, layer_rows, row_axis
 from evo_mpq.results.report.formatting import format_count
 from evo_mpq.results.report.headline import (
     cost_sentence,
@@ -28,8 +27,10 @@ from evo_mpq.results.report.headline import (
     verdict_sentence,
 )
 from evo_mpq.results.report.hypervolume import hypervolume_curve
+from evo_mpq.results.report.layers import layer_rows, layer_tables, parameter_rows, row_order
 from evo_mpq.results.report.optimism import optimism
 from evo_mpq.results.report.parallel import parallel_axes
+from evo_mpq.results.report.path import chosen_kinds, path_sentence, size_parts
 from evo_mpq.results.report.points import (
     best_so_far,
     cloud,
@@ -40,6 +41,7 @@ from evo_mpq.results.report.points import (
     projected_fronts,
     starting_axes,
 )
+from evo_mpq.results.report.searched import constraint_texts, searched, searched_sentence
 from evo_mpq.results.report.spreadsheet import members_csv
 
 
@@ -74,19 +76,27 @@ def report_data(front: Mapping[str, Any], candidates: Mapping[str, Any], meta: M
         front: as for `write_report`.
         candidates: as for `write_report`.
         meta: ``run`` (name), ``network`` (name), ``layers`` (each ``name, kind, shape, n_parameters, macs``, in
-            the order of the network) and ``directory`` (of the run, as its user writes it) are required.
+            the order of the network, and perhaps ``block``, which may be left out, and ``prunable``), ``points``
+            (below) and ``directory`` (of the run, as its user writes it) are required.
             Optional: ``knee`` (id of a member), ``space`` (text to value, a summary), ``log10_genomes``,
             ``settings`` (text), ``versions`` (name to version), ``samples`` (split to number of samples),
-            ``test_shown`` (to how many networks), ``notes`` (texts), ``log_scale`` (names of objectives).
+            ``test_shown`` (to how many networks), ``notes`` (texts), ``log_scale`` (names of objectives),
+            ``constraints`` (each ``name, comparison, bound, unit``).
+
+            A point describes a member, in their order: ``blocks, parameters, channels, removed_channels,
+            weight_bits, activation_bits`` as in `evo_mpq.results.remains.Remains`; ``n_bytes`` (of its file),
+            ``savings`` (by kind, see `evo_mpq.results.savings`), and ``inactive_genes`` (names).
     """
     axes = plot_axes(front, candidates, meta.get("log_scale", ()))
     order = first_measured(candidates)
     members = points(front["members"], axes, order, finished=front["finished"])
-    layers = layer_rows(meta["layers"])
+    layers, described = meta["layers"], meta["points"]
+    kinds = chosen_kinds(front, described)
     across, up, color = starting_axes(front)
     return {
         "run": str(meta["run"]),
         "subtitle": subtitle(meta),
+        "searched": searched_sentence(front, meta),
         "statuses": [asdict(status) for status in statuses(front, meta)],
         "figures": [asdict(figure) for figure in figures(front, meta)],
         "emptiness": emptiness(front, candidates),
@@ -98,7 +108,9 @@ def report_data(front: Mapping[str, Any], candidates: Mapping[str, Any], meta: M
             "ids": [member["id"] for member in front["members"]],
             "commands": [export_command(meta, member["id"]) for member in front["members"]],
             "gains": [gains(front, member) for member in front["members"]],
-            "architecture": [_architecture(member) for member in front["members"]],
+            "paths": [path_sentence(point, kinds) for point in described],
+            "sizes": [[asdict(part) for part in size_parts(point, kinds)] for point in described],
+            "parameters": parameter_rows(layers, described),
             **asdict(members),
         },
         "knee": knee_position(front, meta),
@@ -107,17 +119,21 @@ def report_data(front: Mapping[str, Any], candidates: Mapping[str, Any], meta: M
         "fronts": projected_fronts(front),
         "best": best_so_far(front, candidates),
         "parallel": [asdict(axis) for axis in parallel_axes(axes, members)],
-        "layers": [asdict(layer) for layer in layers],
-        "bits": [asdict(table) for table in bits_tables(front, [layer.name for layer in layers])],
-        "row_axis": row_axis(front),
+        "layers": [asdict(layer) for layer in layer_rows(layers)],
+        "tables": [asdict(table) for table in layer_tables(front, layers, described)],
+        "row_order": asdict(row_order(front)),
         "hypervolume": asdict(hypervolume_curve(front)),
         "optimism": [asdict(entry) for entry in optimism(front["objectives"], axes, members)],
         "verdicts": [seed["verdict"] for seed in front["seeds"]],
         "verdict_sentence": verdict_sentence(front),
-        "csv": members_csv(front, axes, members),
+        "csv": members_csv(front, axes, members, [point["inactive_genes"] for point in described]),
         "csv_name": f"{meta['run']}-front.csv",
         "about": {
-            "space": [(str(key), str(value)) for key, value in meta.get("space", {}).items()],
+            "space": [
+                *((kind.label, kind.options) for kind in searched(front)),
+                *((str(key), str(value)) for key, value in meta.get("space", {}).items()),
+                *(("constraint", text) for text in constraint_texts(meta)),
+            ],
             "samples": [(key, format_count(count)) for key, count in meta.get("samples", {}).items()],
             "versions": [(str(key), str(value)) for key, value in meta.get("versions", {}).items()],
             "notes": [str(note) for note in meta.get("notes", ())],
@@ -160,7 +176,3 @@ def _compressed_plotly() -> str:
 
     # without the time, so that the same report has the same bytes
     return base64.b64encode(gzip.compress(get_plotlyjs().encode(), compresslevel=9, mtime=0)).decode()
-
-
-def _architecture(member: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(str(key), str(value)) for key, value in member["policy"].get("architecture", {}).items()]

@@ -12,14 +12,13 @@ const byId = (id) => document.getElementById(id);
 const tabled = data.axes.filter((axis) => axis.split !== "order" && axis.known);
 const narrow = () => root.clientWidth < 720;
 const VIRIDIS = ["#440154", "#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b", "#fde725"];
-const UNTOUCHED = 32;
 const state = {
   selected: null,
   across: data.start.across,
   up: data.start.up,
   color: data.start.color,
   log: new Map(data.axes.map((axis) => [axis.key, axis.log])),
-  table: data.bits.length ? data.bits[0].key : null,
+  table: data.tables.length ? data.tables[0].key : null,
   compared: 0,
   optimism: 0,
   ranges: new Map(), // axis of the parallel coordinates -> [lower, upper] height that is kept
@@ -57,13 +56,20 @@ function viridis(t) {
   return `rgb(${mixed.join(",")})`;
 }
 
-// two bits are the darkest and eight the brightest in every report, so that reports can be compared
-const bitColor = (bits) => (bits >= UNTOUCHED ? ink("untouched") : viridis(0.08 + (0.87 * (bits - 2)) / 6));
-const bitInk = (bits) => (bits >= UNTOUCHED ? ink("ink") : bits <= 5 ? "#ffffff" : "#18212c");
-const bitText = (bits) => (bits >= UNTOUCHED ? "float" : String(bits));
+// the cheapest is the darkest and the most expensive the brightest in every report, so that reports can be compared
+const stepColor = (step) => (!step ? ink("absent") : step.level === null ? ink("untouched") : viridis(0.08 + 0.87 * step.level));
+const stepInk = (step) => (step.level === null ? ink("ink") : step.level <= 0.5 ? "#ffffff" : "#18212c");
 
-function bitChip(bits) {
-  return el("span", { class: "bit", style: `background:${bitColor(bits)};color:${bitInk(bits)}` }, bitText(bits));
+/** What a table says about a layer on a member: the step, null where the layer is left out, undefined where it says nothing. */
+function decision(table, i, layer) {
+  const at = table.columns.indexOf(layer);
+  const place = at < 0 ? undefined : table.rows[i][at];
+  return place === null || place === undefined ? place : { ...table.steps[place], text: table.texts[i]?.[at] };
+}
+
+function chip(step) {
+  if (!step) return "";
+  return el("span", { class: "bit", style: `background:${stepColor(step)};color:${stepInk(step)}` }, step.text ?? step.label);
 }
 
 /** Text that plotly shows as it is: it would take tags for formatting, and draw entities. */
@@ -95,6 +101,7 @@ function head() {
   for (const id of ["bits-card", "optimism-card", "members-card"]) byId(id).hidden = !count;
   byId("run").textContent = data.run;
   byId("subtitle").textContent = data.subtitle;
+  byId("searched").textContent = data.searched;
   fill("badges", ...data.statuses.map((s) => el("li", { class: `badge ${s.kind}` }, s.title)));
   fill("banners", ...data.statuses.filter((s) => s.text).map((s) =>
     el("p", { class: "banner" }, el("strong", {}, `${s.title}. `), s.text)));
@@ -226,7 +233,6 @@ function selection() {
   const step = (by, label, sign) => el("button", {
     type: "button", "aria-label": label, title: label, disabled: !(place + by in walk()), click: () => move(by),
   }, sign);
-  const tables = data.bits;
   const gains = members.gains[i];
   fill("selection",
     el("div", { class: "head" },
@@ -237,20 +243,44 @@ function selection() {
       ...(i === data.knee ? [el("span", { class: "badge knee" }, "★ knee")] : []),
       ...(data.knee !== null && i !== data.knee ? [el("a", { href: `#${members.ids[data.knee]}` }, "go to the knee")] : [])),
     ...(gains.length ? [el("ul", { class: "gains", "aria-label": "Against the uncompressed network" }, ...gains.map((text) => el("li", {}, text)))] : []),
+    el("p", { class: "path", title: PATH_TERMS }, members.paths[i]),
     comparison(i),
+    ...sizeBar(i),
     el("h3", {}, "Export"),
     el("div", { class: "command" }, el("code", { id: "command" }, ...words(members.commands[i])), el("button", { type: "button", id: "copy", click: copy }, "Copy")),
     el("h3", {}, "Policy"),
-    ...(members.architecture[i].length ? [facts(members.architecture[i])] : []),
-    el("div", { class: "policy", tabindex: "0", role: "region", "aria-label": `Policy of ${id}` },
-      el("table", {},
-        el("thead", {}, el("tr", {},
-          el("th", { scope: "col" }, "layer"), el("th", { scope: "col", class: "parameters" }, "parameters"),
-          ...tables.map((table) => el("th", { scope: "col", class: "bits", title: table.label, "aria-label": table.label }, table.key[0].toUpperCase())))),
-        el("tbody", {}, ...data.layers.map((layer, at) => el("tr", {},
-          el("th", { scope: "row", title: `${layer.name}: ${layer.kind} ${layer.shape}, ${layer.macs} MACs` }, layer.label),
-          el("td", { class: "share", style: `--share:${(100 * layer.share).toFixed(2)}%` }, layer.parameters),
-          ...tables.map((table) => el("td", {}, bitChip(table.rows[i][at])))))))));
+    policyTable(i));
+}
+
+const PATH_TERMS = "Prunable channels: output channels of the layers in it that may lose some. Weight bits: mean over the weights that remain. " +
+  "Activations: mean over the layers that are left.";
+
+/** The bytes of the uncompressed network: what each kind of choice saves, and what remains. */
+function sizeBar(i) {
+  const parts = members.sizes[i];
+  return [
+    el("h3", { title: "What each kind of choice saves, averaged over all orders of applying them to the uncompressed network." }, "Where the bytes went"),
+    el("div", { class: "sizes", "aria-hidden": "true" }, ...parts.map((part) => el("span", { class: part.key, style: `width:${(100 * part.share).toFixed(2)}%` }))),
+    el("ul", { class: "legend", id: "sizes" }, ...parts.map((part) => el("li", {}, el("span", { class: `swatch ${part.key}` }), `${part.label} ${part.text}`))),
+  ];
+}
+
+function policyTable(i) {
+  const heading = (table) => el("th", { scope: "col", class: table.texts.length ? "counts" : "bits", title: table.label, "aria-label": table.label }, table.label[0]);
+  const rows = data.layers.map((layer, at) => {
+    const [left, share] = members.parameters[i][at];
+    const steps = data.tables.map((table) => decision(table, i, at));
+    const gone = steps.includes(null);
+    const whole = layer.parameters === left ? "" : ` of ${layer.parameters}`;
+    return el("tr", gone ? { class: "gone" } : {},
+      el("th", { scope: "row", title: `${layer.name}: ${[layer.kind, layer.shape].join(" ").trim()}, ${layer.macs} MACs` }, layer.label),
+      el("td", { class: "share", title: gone ? "" : `${left}${whole}`, style: `--share:${(100 * share).toFixed(2)}%` }, left),
+      ...(gone ? [el("td", { colspan: steps.length }, "left out")] : steps.map((step) => el("td", {}, chip(step)))));
+  });
+  return el("div", { class: "policy", tabindex: "0", role: "region", "aria-label": `Policy of ${members.ids[i]}` },
+    el("table", {},
+      el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "layer"), el("th", { scope: "col", class: "parameters" }, "parameters"), ...data.tables.map(heading))),
+      el("tbody", {}, ...rows)));
 }
 
 /** A command whose lines break between its words only. */
@@ -611,50 +641,64 @@ function redrawFront() {
   selection(); // the order of walking follows the horizontal axis
 }
 
-// ---------------------------------------------------------------- bits
+// ---------------------------------------------------------------- bits and channels of layers
 
-const bitsTable = () => data.bits.find((table) => table.key === state.table);
+const layerTable = () => data.tables.find((table) => table.key === state.table);
+const rowOrder = data.row_order.members;
 
 const bitsHeight = () => Math.min(Math.max(count * (count > 30 ? 8 : 18), 60), 560);
 
 function bitsAxis(changes = {}) {
-  const n = data.layers.length;
+  const { columns } = layerTable();
+  const n = columns.length;
   const every = Math.max(1, Math.ceil(n / Math.max(6, (byId("bits").clientWidth - 90) / 13)));
-  const at = data.layers.map((_, i) => i).filter((i) => i % every === 0);
+  const at = columns.map((_, i) => i).filter((i) => i % every === 0);
   return {
-    tickvals: at, ticktext: at.map((i) => plain(data.layers[i].label)), range: [-0.5, n - 0.5], fixedrange: true, tickangle: n > 8 || narrow() ? -90 : 0,
+    tickvals: at, ticktext: at.map((i) => plain(data.layers[columns[i]].label)), range: [-0.5, n - 0.5], fixedrange: true, tickangle: n > 8 || narrow() ? -90 : 0,
     showgrid: false, zeroline: false, tickfont: { size: n > 40 ? 9.5 : 11 }, ...changes,
   };
 }
 
+/** Everything that a member does to a layer. */
+function done(i, at) {
+  const { name, block } = data.layers[at];
+  const steps = data.tables.map((table) => [table.label, decision(table, i, at)]).filter(([, step]) => step !== undefined);
+  const lines = steps.some(([, step]) => step === null)
+    ? [`<b>left out</b>${block ? ` with ${plain(block)}` : ""}`]
+    : steps.map(([label, step]) => `${label}: <b>${step.text ? `${step.text}, ${step.legend}` : step.label}</b>`);
+  return [plain(name), ...lines].join("<br>");
+}
+
 function drawBits() {
   if (!count) return null;
-  const table = bitsTable();
-  const steps = table.steps;
-  const rowAxis = axes.get(data.row_axis);
+  const table = layerTable();
+  const { steps, columns } = table;
+  const rowAxis = axes.get(data.row_order.axis);
   const height = bitsHeight();
-  const labels = data.layers.map((layer) => layer.label.length);
-  const bottom = data.layers.length > 8 || narrow() ? 16 + 5.6 * Math.min(28, Math.max(...labels)) : 40;
+  const labels = columns.map((at) => data.layers[at].label.length);
+  const bottom = columns.length > 8 || narrow() ? 16 + 5.6 * Math.min(28, Math.max(...labels)) : 40;
   byId("bits").style.height = `${height + bottom + 8}px`;
-  const colors = steps.flatMap((bits, i) => [[i / steps.length, bitColor(bits)], [(i + 1) / steps.length, bitColor(bits)]]);
+  const shades = [null, ...steps]; // what is left out stands at -1
+  const colors = shades.flatMap((step, i) => [[i / shades.length, stepColor(step)], [(i + 1) / shades.length, stepColor(step)]]);
   const every = Math.max(1, Math.ceil(count / Math.max(1, Math.floor(height / 17))));
-  const labeled = [...Array(count).keys()].filter((i) => i % every === 0);
-  const wide = (byId("bits").clientWidth - 90) / data.layers.length;
+  const labeled = [...Array(count).keys()].filter((place) => place % every === 0);
+  const wide = (byId("bits").clientWidth - 90) / columns.length;
+  const rows = rowOrder.map((i) => table.rows[i]);
   const trace = {
-    type: "heatmap", z: table.rows.map((row) => row.map((bits) => steps.indexOf(bits))), zmin: -0.5, zmax: steps.length - 0.5,
+    type: "heatmap", z: rows.map((row) => row.map((place) => place ?? -1)), zmin: -1.5, zmax: steps.length - 0.5,
     colorscale: colors, showscale: false, xgap: wide > 8 ? 1 : 0, ygap: height / count > 8 ? 1 : 0,
+    text: rows.map((row) => row.map((place) => (place === null && height / count > 12 ? "×" : ""))), texttemplate: "%{text}", textfont: { color: ink("faint") },
     hoverinfo: "text",
-    hovertext: table.rows.map((row, i) => row.map((bits, at) =>
-      `<b>${members.ids[i]}</b>, ${plain(members.texts[rowAxis.key][i])}<br>${plain(data.layers[at].name)}<br>${plain(table.label)}: <b>${bitText(bits)}</b>`)),
+    hovertext: rowOrder.map((i) => columns.map((at) => `<b>${members.ids[i]}</b>, ${plain(members.texts[rowAxis.key][i])}<br>${done(i, at)}`)),
   };
   byId("bits").setAttribute("role", "img");
-  byId("bits").setAttribute("aria-label", `Heatmap of ${table.label.toLowerCase()}: ${count} members in rows, ${data.layers.length} layers in columns.`);
+  byId("bits").setAttribute("aria-label", `Heatmap of ${table.label.toLowerCase()}: ${count} members in rows, ${columns.length} layers in columns.`);
   return Plotly.react("bits", [trace], layout("bits", {
     margin: { l: 76, r: 14, t: 8, b: bottom }, dragmode: false,
     xaxis: bitsAxis(),
     yaxis: {
       range: [count - 0.5, -0.5], fixedrange: true, showgrid: false, zeroline: false, tickvals: labeled,
-      ticktext: labeled.map((i) => plain(members.texts[rowAxis.key][i])), tickfont: { size: 11 },
+      ticktext: labeled.map((place) => plain(members.texts[rowAxis.key][rowOrder[place]])), tickfont: { size: 11 },
       title: { text: height < 120 ? "" : plain(rowAxis.label), standoff: 6, font: { color: ink("ink"), size: 13 } },
     },
     shapes: bitsShapes(),
@@ -664,41 +708,43 @@ function drawBits() {
 function bitsShapes() {
   if (state.selected === null) return [];
   const pad = 0.5 + (2 * count) / bitsHeight(); // two pixels, so that thin rows stay visible inside
-  const box = { type: "rect", x0: -0.5, x1: data.layers.length - 0.5, y0: state.selected - pad, y1: state.selected + pad };
+  const place = rowOrder.indexOf(state.selected);
+  const box = { type: "rect", x0: -0.5, x1: layerTable().columns.length - 0.5, y0: place - pad, y1: place + pad };
   return [["surface", 4.5], ["knee", 2]].map(([color, width]) => ({ ...box, line: { color: ink(color), width } }));
 }
 
-/** The selected row of the heatmap, large: heights are bits, float is higher than all. */
+/** The selected row of the heatmap, large; float is higher than all bits, what is left out is hatched. */
 function drawProfile() {
   if (state.selected === null) return byId("profile").replaceChildren();
-  const table = bitsTable();
-  const row = table.rows[state.selected];
-  const high = (bits) => (bits >= UNTOUCHED ? 10 : bits);
+  const table = layerTable();
+  const steps = table.columns.map((at) => decision(table, state.selected, at));
   byId("profile").setAttribute("role", "img");
-  byId("profile").setAttribute("aria-label", `${table.label} of ${members.ids[state.selected]}: ${row.map(bitText).join(", ")}`);
-  const wide = (byId("profile").clientWidth - 90) / data.layers.length;
+  byId("profile").setAttribute("aria-label", `${table.label} of ${members.ids[state.selected]}: ${steps.map((step) => step?.text ?? step?.label ?? "left out").join(", ")}`);
+  const wide = (byId("profile").clientWidth - 90) / steps.length;
   return Plotly.react("profile", [{
-    type: "bar", x: row.map((_, i) => i), y: row.map(high), marker: { color: row.map(bitColor) }, width: wide > 60 ? 0.6 : 0.82, hoverinfo: "text", textposition: "none",
-    hovertext: row.map((bits, i) => `${plain(data.layers[i].name)}<br>${plain(table.label)}: <b>${bitText(bits)}</b>`),
+    type: "bar", x: steps.map((_, i) => i), y: steps.map((step) => step?.height ?? table.top), width: wide > 60 ? 0.6 : 0.82, hoverinfo: "text", textposition: "none",
+    marker: { color: steps.map(stepColor), pattern: { shape: steps.map((step) => (step ? "" : "/")), fgcolor: ink("cloud"), size: 7, solidity: 0.2 } },
+    hovertext: table.columns.map((at) => done(state.selected, at)),
   }], layout("profile", {
     margin: { l: 76, r: 14, t: 8, b: 6 }, dragmode: false,
     xaxis: bitsAxis({ showticklabels: false, tickvals: [] }),
     yaxis: {
-      range: [0, row.some((bits) => bits >= UNTOUCHED) ? 10.5 : 8.6], fixedrange: true, tickvals: [2, 4, 6, 8], gridcolor: ink("grid"), zeroline: false,
+      range: [0, table.top], fixedrange: true, tickvals: table.ticks, ticksuffix: table.suffix, gridcolor: ink("grid"), zeroline: false,
       title: { text: "selected", standoff: 22, font: { color: ink("knee"), size: 13 } },
     },
   }), { ...config, displayModeBar: false });
 }
 
 function bitsControls() {
-  const table = bitsTable();
-  byId("bits-caption").textContent = count
-    ? "Members from top to bottom in the order of the front, layers from input to output. The bars are the selected member."
-    : "";
-  fill("bits-legend", ...(count ? table.steps : []).map((bits) =>
-    el("li", {}, el("span", { class: "swatch", style: `background:${bitColor(bits)}` }), bits >= UNTOUCHED ? "untouched (float)" : `${bits} bits`)));
-  fill("bits-pickers", ...(count && data.bits.length > 1 ? [el("div", { class: "segments", role: "group", "aria-label": "Shown bits" },
-    ...data.bits.map((other) => el("button", {
+  if (!count) return;
+  const table = layerTable();
+  const gone = table.rows.some((row) => row.includes(null));
+  byId("bits-caption").textContent = data.row_order.caption;
+  fill("bits-legend",
+    ...table.steps.map((step) => el("li", {}, el("span", { class: "swatch", style: `background:${stepColor(step)}` }), step.legend)),
+    ...(gone ? [el("li", {}, el("span", { class: "swatch absent" }, "×"), "left out")] : []));
+  fill("bits-pickers", ...(data.tables.length > 1 ? [el("div", { class: "segments", role: "group", "aria-label": "What is shown" },
+    ...data.tables.map((other) => el("button", {
       type: "button", "aria-pressed": String(other.key === state.table),
       click: () => { state.table = other.key; bitsControls(); drawBits(); drawProfile(); },
     }, other.label)))] : []));
@@ -966,7 +1012,7 @@ function follow() {
   byId("front").on("plotly_relayout", retick);
   byId("front").on("plotly_click", ({ points }) => select(points[0].customdata));
   if (data.optimism.length) byId("optimism").on("plotly_click", ({ points }) => select(points[0].customdata));
-  if (count) byId("bits").on("plotly_click", ({ points }) => select(points[0].y));
+  if (count) byId("bits").on("plotly_click", ({ points }) => select(rowOrder[points[0].y]));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", ({ matches }) => theme(matches ? "dark" : "light"));
   addEventListener("beforeprint", () => {
     root.classList.add("printing"); // as wide as paper, so that plots fit before they are drawn
