@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks.presenting import show, spread
 from benchmarks.problems import built_in
 from evo_mpq.measure.executors import InProcess
-from evo_mpq.network.builtin.digits_models import BUILDERS
+from evo_mpq.network.builtin.recipes import BUILT_IN
 from evo_mpq.space.policy import Policy
 
 ARMS = {
@@ -19,6 +19,7 @@ ARMS = {
     "both": ("gptq", "scale_bias"),
 }
 UNTOUCHED = 32
+DIGITS = [name for name in BUILT_IN if name.startswith("digits")]
 
 
 def test_values(network: str, rounding: str, correction: str, bits: list[tuple[int, int]], seed: int) -> np.ndarray:
@@ -40,7 +41,7 @@ def test_values(network: str, rounding: str, correction: str, bits: list[tuple[i
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--networks", nargs="+", default=list(BUILDERS), choices=list(BUILDERS))
+    parser.add_argument("--networks", nargs="+", default=DIGITS, choices=list(BUILT_IN))
     parser.add_argument("--weights", type=int, nargs="+", default=[2, 3, 4])
     parser.add_argument("--activations", type=int, nargs="+", default=[UNTOUCHED], help="32 leaves them alone")
     parser.add_argument("--seeds", type=int, default=5, help="number of seeds of training and split")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Literal
 
 from evo_mpq.network.graph import Graph, Node, Ref
 from evo_mpq.network.layers import Layer
+from evo_mpq.space.building import matches_by_part
 
 Shape = tuple[int | None, ...]
 
@@ -102,7 +102,7 @@ def matching_blocks(pattern: str | Sequence[str], found: Iterable[str]) -> list[
     ['stage1', 'stage2.0']
     """
     patterns = [pattern] if isinstance(pattern, str) else pattern
-    matching = [name for name in found if any(_matches(name, each) for each in patterns)]
+    matching = [name for name in found if any(matches_by_part(name, each) for each in patterns)]
     return [name for name in matching if not any(_within(name, other) and name != other for other in matching)]
 
 
@@ -118,11 +118,6 @@ def _paths(module: str) -> list[str]:
 
 def _within(path: str, module: str) -> bool:
     return path == module or path.startswith(f"{module}.")
-
-
-def _matches(name: str, pattern: str) -> bool:
-    parts, patterns = name.split("."), pattern.split(".")
-    return len(parts) == len(patterns) and all(map(fnmatchcase, parts, patterns))
 
 
 def _block(graph: Graph, layers: Sequence[Layer], path: str, shapes: Mapping[str, Sequence[int]] | None) -> Block:

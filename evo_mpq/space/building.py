@@ -385,7 +385,7 @@ def _dropped_blocks(
     path: KeyPath = ("space", "architecture", "drop")
     chosen: dict[str, tuple[str, ...]] = {}
     for place, pattern in enumerate(patterns):
-        matched = [name for name in blocks if _matches_by_part(name, pattern)]
+        matched = [name for name in blocks if matches_by_part(name, pattern)]
         if not matched:
             message = f"matches no module with a layer. Modules are named like {_naming(list(blocks))}."
             mistakes.append(Mistake((*path, place), message + _near(pattern, list(blocks))))
@@ -421,7 +421,12 @@ def _check_readers(
         mistakes.append(Mistake(("space", "prune"), message))
 
 
-def _matches_by_part(name: str, pattern: str) -> bool:
+def matches_by_part(name: str, pattern: str) -> bool:
+    """Whether a shell pattern matches the path of a module part by part: ``*`` crosses no dot.
+
+    >>> matches_by_part("stage1.0", "stage*.[01]"), matches_by_part("stage1.0.conv1", "stage*")
+    (True, False)
+    """
     parts, wanted = name.split("."), pattern.split(".")
     return len(parts) == len(wanted) and all(map(fnmatchcase, parts, wanted))
 
