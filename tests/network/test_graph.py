@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from networks import ALL, network_of, untrained
 
-from evo_mpq.network.graph import Graph, Node, Ref, constant, operator, references, run, substitute
+from evo_mpq.network.graph import Graph, Node, Ref, constant, on_device, operator, references, run, substitute
 from evo_mpq.network.tracing import trace
 
 NESTED: st.SearchStrategy[Any] = st.recursive(
@@ -90,6 +90,16 @@ def test_a_graph_holds_nothing_but_plain_values() -> None:
     for name in ALL:
         for node in network_of(name).graph:
             check([*node.args, *(node.kwargs or {}).values()])
+
+
+def test_on_a_device_only_the_devices_of_arguments_change() -> None:
+    x = Node("x", "input", "0", shape=(None, 3))
+    y = Node("y", "call", "aten.arange.start", (0, 3), {"device": torch.device("cpu"), "dtype": torch.float32})
+    z = Node("z", "call", "aten.add.Tensor", ([Ref("x"), torch.device("cpu")], Ref("y")), shape=(None, 3))
+    moved = on_device(Graph([x, y, z], "z"), torch.device("cuda:1"))
+    assert moved["y"].kwargs == {"device": torch.device("cuda:1"), "dtype": torch.float32}
+    assert moved["z"].args == ([Ref("x"), torch.device("cuda:1")], Ref("y"))
+    assert moved.output == "z" and [node.shape for node in moved] == [(None, 3), (), (None, 3)]
 
 
 def test_the_hash_tells_operations_arguments_and_widths_apart() -> None:
