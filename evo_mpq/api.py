@@ -90,7 +90,7 @@ class Run:
         directory = RunDirectory(Path(path))
         journal = directory.rehearse_journal()
         config = _stored_config(directory, base)
-        problem = located_problem(config, reporter)
+        problem = located_problem(config, reporter, any_device=True)
         differences = identity_differences(journal.identity, problem.identity())
         if differences:
             listed = "\n  ".join(differences)
@@ -168,6 +168,7 @@ class Run:
                 problem.compressor,
                 problem.quantities,
                 problem.settings.compute.memory_bytes,
+                measured_on=problem.device,
                 exactly=runs_here(RunDirectory(self.path).read_journal()),
             )
             content = exported_bytes(member, problem.compressor, problem.quantities, form)
@@ -332,14 +333,14 @@ def run_config(
     return Run(problem, path, outcome.front, outcome.notes), outcome
 
 
-def located_problem(config: Config, reporter: Reporter | None = None) -> Problem:
-    """The problem of a YAML.
+def located_problem(config: Config, reporter: Reporter | None = None, *, any_device: bool = False) -> Problem:
+    """The problem of a YAML; see `evo_mpq.problem.build_problem`.
 
     Raises:
         ConfigError: whatever is wrong; the message names the YAML.
     """
     with _told_of(config.document):
-        return build_problem(config.settings, config.base, (reporter or Silent()).stage)
+        return build_problem(config.settings, config.base, (reporter or Silent()).stage, any_device=any_device)
 
 
 @contextmanager

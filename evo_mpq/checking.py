@@ -65,7 +65,7 @@ def try_middle(problem: Problem) -> Trial:
         MeasurementError: it cannot be measured.
     """
     divergence = as_quantity(plugins.resolve("kl_divergence", "objectives", None))
-    executor = InProcess(problem.compressor, [divergence], problem.settings.compute.memory_bytes)
+    executor = InProcess(problem.compressor, [divergence], problem.settings.compute.memory_bytes, problem.device)
     measurer = Measurer(problem.space, problem.compressor, [divergence], executor)
     policy = middle_policy(problem.space)
     search = problem.network.splits.search

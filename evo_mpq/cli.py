@@ -150,7 +150,9 @@ def run(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes that measure; the front is the same. Default: auto.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="Device that measures: auto or cpu.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Device that measures: cpu (also auto) or an accelerator such as cuda.")
+    ] = None,
     base: Base = None,
     yes: Annotated[bool, typer.Option("--yes", help="Enumerate a space however long it takes.")] = False,
     quiet: Quiet = False,

@@ -6,6 +6,7 @@ import math
 import time
 
 from evo_mpq.errors import ConfigError, Mistake
+from evo_mpq.measure.devices import CPU
 from evo_mpq.measure.executors import InProcess
 from evo_mpq.measure.measurer import Measurer
 from evo_mpq.problem import Problem, fixed_threads
@@ -36,15 +37,15 @@ def refuse_large_enumeration(problem: Problem, n_known: int = 0) -> None:
         return
     each = seconds_per_neighbor(problem)
     if left * each > PATIENCE_SECONDS:
-        raise ConfigError([Mistake(("search", "algorithm"), _refusal(n_genomes, left, each))])
+        raise ConfigError([Mistake(("search", "algorithm"), _refusal(n_genomes, left, each, problem.device))])
 
 
 def seconds_per_neighbor(problem: Problem) -> float:
     """Seconds a candidate takes when neighbors are enumerated, measured on the first few of the space.
 
-    One CPU; more workers are faster. As many are measured as half a second allows, at least two.
+    One process; more workers are faster. As many are measured as half a second allows, at least two.
     """
-    executor = InProcess(problem.compressor, problem.quantities, problem.settings.compute.memory_bytes)
+    executor = InProcess(problem.compressor, problem.quantities, problem.settings.compute.memory_bytes, problem.device)
     measurer = Measurer(problem.space, problem.compressor, problem.quantities, executor)
     genomes = next(problem.space.enumerate(_MOST_NEIGHBORS))
     n = min(2, len(genomes))
@@ -59,11 +60,12 @@ def seconds_per_neighbor(problem: Problem) -> float:
             n = min(4 * n, len(genomes))
 
 
-def _refusal(n_genomes: int, left: int, each: float) -> str:
+def _refusal(n_genomes: int, left: int, each: float, device: str) -> str:
     count = f"{n_genomes:,}" if n_genomes < 1e15 else f"10^{math.log10(n_genomes):.1f}"
+    where = "one CPU" if device == CPU else device
     return (
         f"exhaustive search of {count} genomes would take about {duration(left * each)} ({each * 1000:.2g} ms each on "
-        "one CPU). Offer fewer options, set evaluations or minutes, or give --yes (from Python: yes=True) to wait"
+        f"{where}). Offer fewer options, set evaluations or minutes, or give --yes (from Python: yes=True) to wait"
     )
 
 

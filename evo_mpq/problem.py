@@ -13,10 +13,12 @@ from torch import nn
 
 from evo_mpq import plugins
 from evo_mpq.compress.compressor import Compressor, Pruning
+from evo_mpq.compress.layouts import find_layouts
 from evo_mpq.compress.quantizers import ActivationQuantizer, UniformAffine
 from evo_mpq.config import Key, Settings, object_name, resolved, validate
 from evo_mpq.errors import ConfigError, Mistake, Mistakes
 from evo_mpq.measure.candidate import Candidate
+from evo_mpq.measure.devices import CPU, device_name, why_unavailable
 from evo_mpq.measure.objectives import Constraint, Quantity
 from evo_mpq.network.blocks import Block
 from evo_mpq.network.builtin import networks as builtin
@@ -37,9 +39,6 @@ ReportProgress = Callable[[int, int, str], None]
 
 BUDGET_KEYS = ("evaluations", "minutes", "stall")
 """Keys of ``search:`` that say how far a run goes, not which run it is."""
-
-DEVICE = "cpu"
-"""What ``auto`` means, and the only device that this version measures on."""
 
 _MOST_CALIBRATION_SAMPLES = 1024
 
@@ -89,6 +88,11 @@ class Problem:
         return self.measured.constraints
 
     @property
+    def device(self) -> str:
+        """Where candidates are measured."""
+        return device_name(self.settings.compute.device)
+
+    @property
     def log_scale(self) -> tuple[bool, ...]:
         """Of each objective, whether its order of magnitude counts."""
         return tuple(quantity.log_scale for quantity in self.objectives)
@@ -105,7 +109,7 @@ class Problem:
         return {
             **said,
             "search": {key: value for key, value in said["search"].items() if key not in BUDGET_KEYS},
-            "compute": {"device": DEVICE, "threads": self.settings.compute.threads},
+            "compute": {"device": self.device, "threads": self.settings.compute.threads},
             # what the patterns came to: their order counts, and mappings are compared without it
             "genes": {gene.name: [*gene.values] for gene in self.space.genes},
             "fixed": {name: list(astuple(policy)) for name, policy in self.space.fixed.items()},
@@ -117,7 +121,9 @@ class Problem:
         }
 
 
-def build_problem(settings: Settings, base: Path | None = None, progress: ReportProgress = _silent) -> Problem:
+def build_problem(
+    settings: Settings, base: Path | None = None, progress: ReportProgress = _silent, *, any_device: bool = False
+) -> Problem:
     """What the settings say, loaded, traced, calibrated and checked.
 
     Mistakes are collected as far as one does not follow from another, and have the paths of their keys.
@@ -126,12 +132,13 @@ def build_problem(settings: Settings, base: Path | None = None, progress: Report
         settings: from a YAML or from Python.
         base: the folder that the user's modules and files are looked for in.
         progress: told about steps that may take long.
+        any_device: whether the device may be one that is not here: to look at what was measured elsewhere.
 
     Raises:
         ConfigError: whatever is wrong with the settings, the network or the data.
     """
     with fixed_threads(settings.compute.threads):  # calibration is part of what threads can move by a bit
-        return _build(settings, base, progress)
+        return _build(settings, base, progress, any_device)
 
 
 def mistakes_behind(values: Mapping[str, Any], base: Path, progress: ReportProgress = _silent) -> list[Mistake]:
@@ -155,7 +162,7 @@ def mistakes_behind(values: Mapping[str, Any], base: Path, progress: ReportProgr
         right = rest
     mistakes = Mistakes()
     with mistakes.about():
-        _refuse_accelerators(settings)
+        _check_device(settings)
     with mistakes.about():
         build_problem(validate(_without(right, mistakes.found)), base, progress)
     # "nothing to search" may be a consequence of options that were left out
@@ -200,10 +207,11 @@ def middle_policy(space: SearchSpace) -> Policy:
     return space.decode(space.nearest(weight_bits, activation_bits)[None])[0]
 
 
-def _build(settings: Settings, base: Path | None, progress: ReportProgress) -> Problem:
+def _build(settings: Settings, base: Path | None, progress: ReportProgress, any_device: bool) -> Problem:
     mistakes = Mistakes()
     with mistakes.about():
-        _refuse_accelerators(settings)
+        if not any_device:
+            _check_device(settings)
     with mistakes.about():
         _refuse_trained_samples(settings, base)
     mistakes.check()  # nothing needs to be loaded to tell these
@@ -228,7 +236,7 @@ def _build(settings: Settings, base: Path | None, progress: ReportProgress) -> P
         space,
         compressor,
         quantities.probed(Candidate(middle_policy(space), compressor)),
-        (*loaded.notes, *_notes(network)),
+        (*loaded.notes, *_notes(network), *_notes_on_device(device_name(settings.compute.device), compressor)),
         (*loaded.objects, *quantities.sources),
     )
 
@@ -260,11 +268,17 @@ def _load(settings: Settings, base: Path | None, progress: ReportProgress, mista
     return None
 
 
-def _refuse_accelerators(settings: Settings) -> None:
-    device = settings.compute.device
-    if device not in ("auto", DEVICE):
-        message = f"{device} cannot be used: this version measures on the CPU only; say auto or cpu"
-        raise ConfigError([Mistake(("compute", "device"), message)])
+def _check_device(settings: Settings) -> None:
+    """Refuses a device that is not here, and several processes on one accelerator."""
+    compute, mistakes = settings.compute, Mistakes()
+    device = device_name(compute.device)
+    why = why_unavailable(device)
+    if why is not None:
+        mistakes.add(("compute", "device"), why)
+    if device != CPU and compute.workers not in ("auto", 1):
+        message = f"one process measures on {device}, all candidates together; say 1 or auto, not {compute.workers}"
+        mistakes.add(("compute", "workers"), message)
+    mistakes.check()
 
 
 def _refuse_trained_samples(settings: Settings, base: Path | None) -> None:
@@ -415,6 +429,11 @@ def _has_class_labels(network: Network) -> bool:
     if outputs.dim() < 2 or targets.shape != per_prediction:
         return False
     return int(targets.min()) >= 0 and int(targets.max()) < outputs.shape[dim]
+
+
+def _notes_on_device(device: str, compressor: Compressor) -> list[str]:
+    why = None if device == CPU else find_layouts(compressor.network, compressor.blocks.values())
+    return [f"candidates are measured one by one on {device}, which is slow: {why}"] if isinstance(why, str) else []
 
 
 def _notes(network: Network) -> list[str]:

@@ -15,8 +15,9 @@ import numpy as np
 from evo_mpq import plugins
 from evo_mpq.config import Settings, dump, resolved
 from evo_mpq.enumeration import refuse_large_enumeration
-from evo_mpq.feasibility import refuse_infeasible
 from evo_mpq.errors import EvoMpqError, RunError
+from evo_mpq.feasibility import refuse_infeasible
+from evo_mpq.measure.devices import CPU, full_name
 from evo_mpq.measure.executors import Automatic, Executor, InProcess, Processes, picklable
 from evo_mpq.measure.measurer import Measurer
 from evo_mpq.measure.statistics import Interval
@@ -27,7 +28,7 @@ from evo_mpq.optimize.nsga2 import NSGA2
 from evo_mpq.optimize.pareto import HypervolumeBox
 from evo_mpq.optimize.random_search import RandomSearch
 from evo_mpq.optimize.searcher import Searcher
-from evo_mpq.problem import BUDGET_KEYS, DEVICE, Problem, fixed_threads
+from evo_mpq.problem import BUDGET_KEYS, Problem, fixed_threads
 from evo_mpq.reporting import front_genomes, front_of, report_of, seeds, why_empty
 from evo_mpq.results.front import Front, GenomeKey
 from evo_mpq.results.journal import HeldOut, Journal
@@ -257,7 +258,7 @@ def _remember_surroundings(problem: Problem, directory: RunDirectory, base: Path
     if base is not None:
         said["base"] = str(base)
     directory.write_config(dump(said))
-    now = environment(DEVICE, base, [Path(path) for path in plugins.source_files(problem.objects)])
+    now = environment(full_name(problem.device), base, [Path(path) for path in plugins.source_files(problem.objects)])
     first = directory.read_environment()
     if first is None:
         directory.write_environment(now)
@@ -327,6 +328,8 @@ def _start_executor(problem: Problem, workers: int | str, said: Logged) -> Execu
     # What is called is called by this process, and need not be sent to others.
     quantities = [q if q.form == "outputs" else replace(q, object=None) for q in problem.quantities]
     arguments = (problem.compressor, quantities, memory)
+    if problem.device != CPU:
+        return InProcess(*arguments, problem.device)
     if workers == 1 or (workers == "auto" and _cores() < 2):
         return InProcess(*arguments)
     unsendable = [quantity.name for quantity in quantities if not picklable(quantity)]
@@ -438,7 +441,7 @@ class _Run:
         """Measures with float edges, which the uncompressed network has."""
         problem = self.problem
         compressor = problem.compressor.without_edges()
-        executor = InProcess(compressor, problem.quantities, problem.settings.compute.memory_bytes)
+        executor = InProcess(compressor, problem.quantities, problem.settings.compute.memory_bytes, problem.device)
         return Measurer(problem.space, compressor, problem.quantities, executor)
 
     def _add_held_out(self, measurer: Measurer, genomes: Sequence[GenomeKey | None]) -> None:

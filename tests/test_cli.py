@@ -170,7 +170,9 @@ MISTAKES = [
     mistake("unknown bound", section('constraints: ["sise <= 3"]'), r"4:15: constraints\[0\]: .*did you mean size"),
     mistake("unit of a bound", section('constraints: ["accuracy <= 3 kB"]'), r"4:15: constraints\[0\]: .*kB"),
     mistake("no bound", section('constraints: ["size < 3"]'), r"4:15: constraints\[0\]: .*write <= or >="),
-    mistake("accelerator", section("compute: {device: cuda}"), "4:19: compute.device: cuda cannot be used"),
+    mistake(
+        "accelerator", section("compute: {device: cuda:99}"), "4:19: compute.device: cuda:99 cannot be used: torch"
+    ),
 ]
 
 
@@ -211,7 +213,7 @@ def test_every_mistake_is_told_at_once_in_the_order_of_the_text_even_those_behin
         objectives: [klx]
         constraints: ["size < 3"]
         search: {populaton: 3, evaluations: 0}
-        compute: {device: cuda, workers: 0}
+        compute: {device: "cuda:99", workers: 0}
         """,
     )
     result = command("check", yaml)
@@ -236,9 +238,11 @@ def test_model_and_data_that_both_raise_are_both_told(tmp_path):
 
 def test_a_mistake_in_an_option_names_the_option_and_the_yaml(tmp_path):
     yaml = write_project(tmp_path)
-    result = command("run", yaml, "--device", "cuda", "--quiet", "--out", tmp_path / "out")
+    result = command("run", yaml, "--device", "cuda:99", "--quiet", "--out", tmp_path / "out")
     assert result.exit_code == 2
-    assert result.stderr.startswith(f"error: {yaml}: --set compute.device=cuda: compute.device: cuda cannot be used")
+    assert result.stderr.startswith(
+        f"error: {yaml}: --set compute.device=cuda:99: compute.device: cuda:99 cannot be used"
+    )
     result = command("run", yaml, "--set", "space.layers.x.weight_bits=3", "--out", tmp_path / "out")
     assert "--set space.layers.x.weight_bits=3: space.layers.x: matches no layer" in result.stderr
     assert str(yaml) in result.stderr

@@ -318,6 +318,31 @@ def test_what_does_not_pickle_is_measured_in_this_process(tmp_path):
     assert kind is InProcess and notes == ["here cannot be sent to other processes; measuring in this one"]
 
 
+def on_an_accelerator(monkeypatch, **compute):
+    """The problem of a search on an accelerator that is not here."""
+    monkeypatch.setattr("evo_mpq.problem.why_unavailable", lambda device: None)
+    values = {"model": build, "data": load, "space": SPACE, "objectives": ["kl_divergence"]}
+    return build_problem(validate({**values, "compute": {"device": "cuda:0", **compute}}))
+
+
+def test_one_process_measures_on_an_accelerator(tmp_path, monkeypatch):
+    problem = on_an_accelerator(monkeypatch)
+    assert problem.device == problem.identity()["compute"]["device"] == "cuda" and problem.notes == ()
+    started = []
+    monkeypatch.setattr("evo_mpq.running.InProcess", lambda *arguments: started.append(arguments[-1]))
+    for workers in (1, "auto"):
+        _start_executor(problem, workers, Logged(Silent(), RunDirectory(tmp_path)))
+    assert started == ["cuda", "cuda"]
+    with pytest.raises(ConfigError, match=r"compute\.workers: one process measures on cuda.* not 2"):
+        on_an_accelerator(monkeypatch, workers=2)
+
+
+def test_a_note_says_that_candidates_go_one_by_one_on_an_accelerator(monkeypatch):
+    monkeypatch.setattr("evo_mpq.problem.find_layouts", lambda *_: "relu mixes samples")
+    (note,) = on_an_accelerator(monkeypatch).notes
+    assert note == "candidates are measured one by one on cuda, which is slow: relu mixes samples"
+
+
 def test_a_search_may_run_in_another_thread(search):
     found = []
     thread = threading.Thread(target=lambda: found.append(search(evaluations=6)))
@@ -408,7 +433,7 @@ def test_a_run_of_objects_cannot_be_opened_by_the_commands_and_says_what_to_do(s
         ({"test": []}, "data: The test split is empty"),
         ({"model": "a text"}, r"model\.kind: there is no network"),
         ({"model": nn.ReLU()}, "model: .*no layer that can be quantized"),
-        ({"compute": {"device": "cuda"}}, r"compute\.device: cuda cannot be used"),
+        ({"compute": {"device": "cuda:99"}}, r"compute\.device: cuda:99 cannot be used"),
     ],
 )
 def test_mistakes_from_python_name_the_key(search, changes, said):

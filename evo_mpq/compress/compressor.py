@@ -138,19 +138,8 @@ class Compressor:
         edge_grids = (
             {name: self.activation_grid(name, self.edges) for name in sorted(edge_sources)} if self.edges else {}
         )
-        self.program = Program(
-            network.graph,
-            network.tensors,
-            network.layers,
-            network.products,
-            network.edges,
-            edge_grids,
-            self.statistics.means,
-            self.statistics.deviations,
-            self.correction,
-            list(self.blocks.values()),
-        )
         self._edge_grids = edge_grids
+        self.program = self.program_on("cpu")
         self.layout = Layout(
             network.graph,
             network.tensors,
@@ -163,6 +152,23 @@ class Compressor:
         )
         self._header_bytes = header_bytes(network)
         self._computed: dict[frozenset[str], frozenset[str]] = {}
+
+    def program_on(self, device: str) -> Program:
+        """The steps of the network under any policy, with their tensors on a device."""
+        network, statistics = self.network, self.statistics
+        return Program(
+            network.graph,
+            network.tensors,
+            network.layers,
+            network.products,
+            network.edges,
+            self._edge_grids,
+            statistics.means,
+            statistics.deviations,
+            self.correction,
+            list(self.blocks.values()),
+            device,
+        )
 
     @cached_property
     def _channel_scores(self) -> dict[str, torch.Tensor]:

@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 
-from evo_mpq.compress.quantizers import stored_vector
+from evo_mpq.compress.quantizers import stored_rows, stored_vector
 
 Correction = Literal["none", "bias", "scale_bias"]
 CORRECTIONS: tuple[Correction, ...] = ("none", "bias", "scale_bias")
@@ -32,11 +32,11 @@ def corrected_affine(
 
     Args:
         correction: ``"bias"`` matches means, ``"scale_bias"`` spreads too.
-        mean: ``(channels,)`` of the compressed operation without bias.
+        mean: ``(channels,)`` of the compressed operation without bias; or ``(n, channels)``, of several at once.
         deviation: likewise its standard deviation.
         float_mean: of the float operation with bias.
         float_deviation: likewise.
-        remaining: ``(channels,)`` False for channels that are pruned: both are zero there. None if all remain.
+        remaining: like ``mean``, False for channels that are pruned: both are zero there. None if all remain.
     """
     scale = torch.ones_like(mean)
     if correction == "scale_bias":
@@ -45,5 +45,6 @@ def corrected_affine(
         scale = torch.where(usable, ratio, scale)
     if remaining is not None:
         scale, float_mean = (torch.where(remaining, vector, 0.0) for vector in (scale, float_mean))
-    scale = stored_vector(scale)
-    return scale, stored_vector(float_mean - scale * mean)
+    stored = stored_vector if mean.dim() == 1 else stored_rows
+    scale = stored(scale)
+    return scale, stored(float_mean - scale * mean)

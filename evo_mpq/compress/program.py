@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 
@@ -17,14 +17,14 @@ from evo_mpq.compress.calibration import channel_statistics
 from evo_mpq.compress.correction import Correction, corrected_affine
 from evo_mpq.compress.quantizers import ActivationGrid, stored_vector
 from evo_mpq.network.blocks import Block, active_nodes
-from evo_mpq.network.graph import Graph, Node, Ref, constant, operator, substitute
+from evo_mpq.network.graph import Graph, Node, Ref, constant, on_device, operator, substitute
 from evo_mpq.network.layers import Layer, Use
 from evo_mpq.network.products import FUSED, FusedArguments, Product, attention_weights, shared_heads
 
 Affine = tuple[torch.Tensor, torch.Tensor]
 """Scale and shift of every output channel, each shaped to broadcast over the operation's output."""
 
-Environment = list[Any]
+Environment: TypeAlias = list[Any] | dict[int, Any]
 """The live value of every node, by slot."""
 
 
@@ -65,6 +65,32 @@ Step = Callable[[Environment, Choice], None]
 
 
 @dataclass(frozen=True, eq=False)
+class Instruction:
+    """What gives one slot its value; the steps of the segments are made of these.
+
+    Attributes:
+        kind: an operation or the rounding of an edge, which read no decision; a layer's weight; the rounding of what a
+            use reads; the operation of a use; a product of activations.
+        node: of the graph whose value this is, or whose edge is rounded; of a rounded input the use that reads it.
+        slot: of the value.
+        reads: slots that `step` reads.
+        step: computes the value, as if no block were dropped; that of a use without its affine.
+        columns: decisions that `step`, or the affine behind it, reads.
+        block: name of the block inside which the value lies: it has none while the block is dropped.
+        join: name of the block whose output this is, and the slot of what stands for it while the block is dropped.
+    """
+
+    kind: Literal["call", "weight", "round", "use", "product"]
+    node: str
+    slot: int
+    reads: tuple[int, ...]
+    step: Step
+    columns: tuple[Column, ...] = ()
+    block: str | None = None
+    join: tuple[str, int] | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Segment:
     """Steps that run once a column is chosen, up to the next one.
 
@@ -97,6 +123,13 @@ class Program:
         deviations: likewise.
         correction: how affines are computed when calibrating.
         blocks: that may be dropped; no two have a node in common.
+        device: where it runs; tensors are moved there.
+
+    Attributes:
+        instructions: all of them in order, whatever is chosen.
+        segments: the steps that are made of them.
+        columns: the decisions that a candidate makes.
+        output: slot of the network's output.
     """
 
     def __init__(
@@ -111,13 +144,15 @@ class Program:
         deviations: Mapping[str, torch.Tensor],
         correction: Correction,
         blocks: Sequence[Block] = (),
+        device: str = "cpu",
     ) -> None:
-        self._graph = graph
-        self._tensors = tensors
+        self._device = torch.device(device)
+        self._graph = graph if device == "cpu" else on_device(graph, self._device)
+        self._tensors = self.moved(tensors)
         self._edges = edges
         self._edge_grids = edge_grids
-        self._means = means
-        self._deviations = deviations
+        self._means = self.moved(means)
+        self._deviations = self.moved(deviations)
         self._correction = correction
         self._layers = {layer.parameter: layer for layer in layers}
         self._uses = {use.node: (layer, use) for layer in layers for use in layer.uses}
@@ -129,9 +164,55 @@ class Program:
         self._slots: dict[str, int] = {}
         self._constants: list[tuple[int, torch.Tensor]] = []
         self._inputs: list[tuple[int, int]] = []
+        self.instructions: list[Instruction] = []
         self.segments = self._build()
         self.columns = tuple(segment.column for segment in self.segments[1:] if segment.column is not None)
         self.output = self._slots[graph.output]
+
+    def moved(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Tensors where the program runs."""
+        return {name: tensor.to(self._device) for name, tensor in tensors.items()}
+
+    @property
+    def constants(self) -> Mapping[int, torch.Tensor]:
+        """By slot, parameters and buffers that no decision changes."""
+        return dict(self._constants)
+
+    @property
+    def inputs(self) -> Mapping[int, Node]:
+        """By slot, the nodes that stand for a batch's inputs."""
+        return {self._slots[node.name]: node for node in self._graph if node.op == "input"}
+
+    @property
+    def graph(self) -> Graph:
+        """The network's, for tensors on the program's device."""
+        return self._graph
+
+    def corrected(self, node: str) -> bool:
+        """Whether a use's affine depends on what the use computes on the calibration batch."""
+        return self._correction != "none" and self._uses[node][1].correctable
+
+    def use(self, node: str) -> tuple[Layer, Use]:
+        """The layer whose weight an operation reads, and the use that it makes of it."""
+        return self._uses[node]
+
+    def affines(self, node: str, mean: torch.Tensor, deviation: torch.Tensor, remaining: torch.Tensor | None) -> Affine:
+        """Scales and shifts of a use that gave channels such means and deviations; all ``(..., channels)``.
+
+        Args:
+            node: of the use.
+            mean: of each channel on the calibration batch.
+            deviation: likewise.
+            remaining: False for channels that are pruned.
+        """
+        return corrected_affine(
+            self._correction,
+            mean,
+            deviation,
+            self._means[node].to(mean.device),
+            self._deviations[node].to(mean.device),
+            remaining,
+        )
 
     def environment(self, inputs: Sequence[torch.Tensor]) -> Environment:
         """Values for one batch before any step has run."""
@@ -181,9 +262,10 @@ class Program:
             use: of a layer.
             remaining: ``(n_channels,)`` False for channels that are pruned, and stay zero.
         """
-        bias = constant(self._graph, self._tensors, use.bias) if use.bias is not None else torch.zeros(1)
+        zero = torch.zeros(1, device=self._device)
+        bias = zero if use.bias is None else constant(self._graph, self._tensors, use.bias)
         bias = bias.reshape(-1).expand(use.n_channels)
-        scale = torch.ones(use.n_channels)
+        scale = torch.ones(use.n_channels, device=self._device)
         if remaining is not None:
             bias, scale = (torch.where(remaining, vector, 0.0) for vector in (bias, scale))
         return broadcastable(self._graph, use, scale), broadcastable(self._graph, use, stored_vector(bias))
@@ -196,9 +278,17 @@ class Program:
         slot_segment: dict[int, list[int]] = {}  # first and last segment that touches a slot
         opened: set[Column] = set()
 
-        def emit(step: Step, calibrating: Step | None, reads: Sequence[int], writes: int) -> None:
-            cuts[-1][1].append((step, calibrating or step))
-            for slot in [*reads, writes]:
+        def emit(
+            instruction: Instruction,
+            step: Step | None = None,
+            calibrating: Step | None = None,
+            also_reads: Sequence[int] = (),
+        ) -> None:
+            step = step or instruction.step
+            cuts[-1][1].append((_guarded(instruction, step), _guarded(instruction, calibrating or step)))
+            self.instructions.append(instruction)
+            source = () if instruction.join is None else instruction.join[1:]
+            for slot in [*instruction.reads, *also_reads, *source, instruction.slot]:
                 slot_segment.setdefault(slot, [len(cuts) - 1, 0])[1] = len(cuts) - 1
 
         def cut(column: Column) -> None:
@@ -206,20 +296,23 @@ class Program:
                 opened.add(column)
                 cuts.append((column, [], []))
 
-        def quantize_inputs(layer: Layer, use: Use, block: Block | None) -> None:
+        def quantize_inputs(layer: Layer, use: Use, block: str | None) -> None:
             if use.input is None:
                 return
-            cut(Column(layer.name, "activation_bits"))
+            column = Column(layer.name, "activation_bits")
+            cut(column)
             source, target = self._slot(use.input), self._slot(f"{use.node}@input")
-            emit(_unless_dropped(block, _quantize_input(use.node, source, target)), None, [source], target)
+            step = _quantize_input(use.node, source, target)
+            emit(Instruction("round", use.node, target, (source,), step, (column,), block))
 
         for node in self._graph:
             slot = self._slot(node.name)
-            block = self._block_around(node)
-            join = self._joins.get(node.name)
-            inside = None if join is block else block  # the output of a block has a value even if it is dropped
+            around = self._block_around(node)
+            block = None if around is None else around.name
+            joined = self._joins.get(node.name)
+            inside = None if joined is around else block  # the output of a block has a value even if it is dropped
             if block is not None:
-                cut(Column(block.name, "drop"))
+                cut(Column(block, "drop"))
             if node.op == "input":
                 self._inputs.append((slot, int(node.target)))
             elif node.op == "tensor" and node.target in self._layers:
@@ -227,35 +320,36 @@ class Program:
                 first = layer.uses[0]
                 if first.input is None or first.input in self._slots:
                     quantize_inputs(layer, first, block)
-                cut(Column(layer.name, "weight"))
-                emit(_unless_dropped(block, _set_weight(layer.name, slot)), None, [], slot)
+                column = Column(layer.name, "weight")
+                cut(column)
+                emit(Instruction("weight", node.name, slot, (), _set_weight(layer.name, slot), (column,), block))
             elif node.op == "tensor":
                 self._constants.append((slot, self._tensors[node.target]))
             else:
+                join = None if joined is None else (joined.name, self._source_of(joined, node))
                 if node.name in self._uses:
                     layer, use = self._uses[node.name]
                     if use.input is not None and f"{node.name}@input" not in self._slots:
                         quantize_inputs(layer, use, block)
-                    step, calibrating, reads = self._use_steps(node, layer, use)
+                    bare, reads, step, calibrating, also_reads = self._use_steps(node, layer, use)
                     cuts[-1][2].append(node.name)
+                    columns: tuple[Column, ...] = (Column(layer.name, "weight"),)
+                    instruction = Instruction("use", node.name, slot, tuple(reads), bare, columns, inside, join)
+                    emit(instruction, step, calibrating, also_reads)
                 elif node.name in self._products:
-                    for product in self._products[node.name]:
-                        cut(Column(product.name, "activation_bits"))
+                    columns = tuple(Column(product.name, "activation_bits") for product in self._products[node.name])
+                    for column in columns:
+                        cut(column)
                     step, reads = self._product_step(node)
-                    calibrating = step
+                    emit(Instruction("product", node.name, slot, tuple(reads), step, columns, inside, join))
                 else:
                     args, kwargs = _renamed(node, self._edge_sources(node))
                     step, reads = self._call_step(node.target, args, kwargs, slot)
-                    calibrating = step
-                if join is not None:
-                    source = self._slot(self._edge_sources(node).get(join.source, join.source))
-                    step, calibrating = (_join(join, one, source, slot) for one in (step, calibrating))
-                    reads = [*reads, source]
-                emit(_unless_dropped(inside, step), _unless_dropped(inside, calibrating), reads, slot)
+                    emit(Instruction("call", node.name, slot, tuple(reads), step, (), inside, join))
             if node.name in self._edge_grids:
                 target = self._slot(f"{node.name}@edge")
-                quantize = _quantize_edge(self._edge_grids[node.name], slot, target)
-                emit(_unless_dropped(inside, quantize), None, [slot], target)
+                step = _quantize_edge(self._edge_grids[node.name], slot, target)
+                emit(Instruction("call", node.name, target, (slot,), step, (), inside))
         constants = {slot for slot, _ in self._constants} | {slot for slot, _ in self._inputs}
         output = self._slots[self._graph.output]
         dead: list[list[int]] = [[] for _ in cuts]
@@ -267,6 +361,10 @@ class Program:
             for (column, steps, uses), gone in zip(cuts, dead, strict=True)
         )
 
+    def _source_of(self, block: Block, output: Node) -> int:
+        """The slot of what stands for a block's output while it is dropped."""
+        return self._slot(self._edge_sources(output).get(block.source, block.source))
+
     def _block_around(self, node: Node) -> Block | None:
         """The block that a node lies in; a layer's weight lies where all of its uses do."""
         if node.op != "tensor" or node.target not in self._layers:
@@ -277,8 +375,11 @@ class Program:
     def _edge_sources(self, node: Node) -> dict[str, str]:
         return {name: f"{name}@edge" for name in self._edges.get(node.name, ()) if name in self._edge_grids}
 
-    def _use_steps(self, node: Node, layer: Layer, use: Use) -> tuple[Step, Step, list[int]]:
-        """The operation under an affine, the same while calibrating, and the slots it reads."""
+    def _use_steps(self, node: Node, layer: Layer, use: Use) -> tuple[Step, Sequence[int], Step, Step, Sequence[int]]:
+        """The bare operation and the slots it reads; under an affine, the same while calibrating, and what these read.
+
+        Only the reference's operation, which has an affine of its own, reads more.
+        """
         quantized = {use.input: f"{node.name}@input"} if use.input is not None else {}
         args, kwargs = _renamed(node, quantized)
         slot = self._slot(node.name)
@@ -321,7 +422,7 @@ class Program:
                 choice.affines[name] = affine
                 values[slot].mul_(affine[0]).add_(affine[1])
 
-        return step, calibrating, [*reads, *full_reads]
+        return bare, reads, step, calibrating, full_reads
 
     def _product_step(self, node: Node) -> tuple[Step, list[int]]:
         """A product of activations, each operand rounded to its grid, and the slots that it reads.
@@ -477,25 +578,28 @@ def _quantize_edge(grid: ActivationGrid, source: int, target: int) -> Step:
     return step
 
 
-def _unless_dropped(block: Block | None, step: Step) -> Step:
+def _guarded(instruction: Instruction, step: Step) -> Step:
+    """A step of an instruction, which minds that blocks may be dropped."""
+    if instruction.join is not None:
+        step = _join(*instruction.join, step, instruction.slot)
+    return step if instruction.block is None else _unless_dropped(instruction.block, step)
+
+
+def _unless_dropped(block: str, step: Step) -> Step:
     """The step, which does nothing while its block is dropped."""
-    if block is None:
-        return step
-    name = block.name
 
     def guarded(values: Environment, choice: Choice) -> None:
-        if name not in choice.dropped:
+        if block not in choice.dropped:
             step(values, choice)
 
     return guarded
 
 
-def _join(block: Block, step: Step, source: int, target: int) -> Step:
+def _join(block: str, source: int, step: Step, target: int) -> Step:
     """The step that gives a block's output, or what stands for it while the block is dropped."""
-    name = block.name
 
     def joined(values: Environment, choice: Choice) -> None:
-        if name in choice.dropped:
+        if block in choice.dropped:
             values[target] = values[source]
         else:
             step(values, choice)

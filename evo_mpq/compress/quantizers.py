@@ -176,7 +176,10 @@ def half_exponent(values: torch.Tensor) -> int:
     >>> half_exponent(torch.tensor([0.1, -5.0])), half_exponent(torch.tensor([3.9999]))
     (2, 2)
     """
-    largest = float(values.abs().max()) if values.numel() else 0.0
+    return _exponent(float(values.abs().max()) if values.numel() else 0.0)
+
+
+def _exponent(largest: float) -> int:
     if largest == 0:
         return 0
     fraction, exponent = math.frexp(largest)  # a fraction in [0.5, 1) has 11 bits in float16
@@ -189,7 +192,16 @@ def stored_vector(values: torch.Tensor) -> torch.Tensor:
 
     Applying it twice changes nothing. Values that are positive stay positive.
     """
-    factor = 2.0 ** half_exponent(values)
+    return _as_halves(values, 2.0 ** half_exponent(values))
+
+
+def stored_rows(rows: torch.Tensor) -> torch.Tensor:
+    """Each of ``(n, length)`` rows as `stored_vector` gives it."""
+    factors = [2.0 ** _exponent(largest) for largest in rows.abs().amax(1).tolist()]
+    return _as_halves(rows, rows.new_tensor(factors).unsqueeze(1))
+
+
+def _as_halves(values: torch.Tensor, factor: float | torch.Tensor) -> torch.Tensor:
     normal = values / factor
     tiny = torch.finfo(torch.float16).smallest_normal
     normal = torch.where((normal > 0) & (normal < tiny), tiny, normal)

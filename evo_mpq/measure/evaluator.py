@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +18,10 @@ import torch
 
 from evo_mpq.compress.compressor import Compressor
 from evo_mpq.compress.decisions import Decisions
+from evo_mpq.compress.placement import Placement
 from evo_mpq.compress.program import Affine, Choice
 from evo_mpq.errors import MeasurementError, user_frame
+from evo_mpq.measure.devices import CPU, full_precision
 from evo_mpq.measure.measurements import Values
 from evo_mpq.measure.objectives import Accumulator, Batch, Quantity, sample_values
 from evo_mpq.measure.statistics import standard_error
@@ -35,20 +37,8 @@ Consume = Callable[[int, int, torch.Tensor], None]
 """``consume(candidate, batch, outputs)``: takes the outputs of one candidate on one batch."""
 
 
-class PopulationEvaluator:
-    """Outputs of many candidates on many batches.
-
-    Args:
-        compressor: what candidates are made with.
-        memory: bytes that the affines of candidates in progress may take.
-    """
-
-    def __init__(self, compressor: Compressor, memory: int) -> None:
-        self._compressor = compressor
-        self._program = compressor.program
-        uses = [use for layer in compressor.network.layers for use in layer.uses]
-        per_candidate = sum(8 * use.n_channels + _AFFINE_OVERHEAD for use in uses)
-        self._rows_at_once = max(16, memory // per_candidate)
+class Evaluator(Protocol):
+    """What computes the outputs of many candidates on many batches."""
 
     def __call__(
         self,
@@ -63,17 +53,43 @@ class PopulationEvaluator:
             policies: the candidates, in any order.
             batches: tensors of each batch's inputs.
             references: the float network's outputs on each batch.
-            consume: what takes the outputs; they are only valid during the call.
+            consume: what takes the outputs; they are on the CPU, and only valid during the call.
         """
-        searched = [i for i, policy in enumerate(policies) if not self._compressor.is_reference(policy)]
-        for i in sorted(set(range(len(policies))) - set(searched)):
-            for position, outputs in enumerate(references):
-                consume(i, position, outputs)
+        ...
+
+
+class PopulationEvaluator:
+    """Outputs of many candidates on many batches, one candidate after the other.
+
+    Args:
+        compressor: what candidates are made with.
+        memory: bytes that the affines of candidates in progress may take.
+        device: where the network runs.
+    """
+
+    def __init__(self, compressor: Compressor, memory: int, device: str = CPU) -> None:
+        self._compressor = compressor
+        self._device = device
+        self._placement = Placement(compressor, device, compressor.memory)
+        self._program = self._placement.program
+        uses = [use for layer in compressor.network.layers for use in layer.uses]
+        per_candidate = sum(8 * use.n_channels + _AFFINE_OVERHEAD for use in uses)
+        self._rows_at_once = max(16, memory // per_candidate)
+
+    def __call__(
+        self,
+        policies: Sequence[Policy],
+        batches: Sequence[Sequence[torch.Tensor]],
+        references: Sequence[torch.Tensor],
+        consume: Consume,
+    ) -> None:
+        """See `Evaluator`."""
+        searched = consume_references(self._compressor, policies, references, consume)
         if not searched:
             return
         decisions = self._compressor.decisions([policies[i] for i in searched])
         order = decisions.order()
-        with torch.inference_mode():
+        with torch.inference_mode(), full_precision(self._device):
             for start in range(0, len(order), self._rows_at_once):
                 rows = order[start : start + self._rows_at_once]
                 self._evaluate([searched[row] for row in rows], decisions.of(rows), batches, consume)
@@ -88,7 +104,7 @@ class PopulationEvaluator:
         affines = self._affines(decisions)
         program = self._program
         for position, inputs in enumerate(batches):
-            values = program.environment(inputs)
+            values = program.environment(self._placement.inputs(inputs))
             choice = Choice()
             for row, first in self._walk(decisions):
                 self._choose(choice, decisions, row, first)
@@ -98,12 +114,12 @@ class PopulationEvaluator:
                         step(values, choice)
                     for slot in segment.dead:
                         values[slot] = None
-                consume(candidates[row], position, values[program.output])
+                consume(candidates[row], position, values[program.output].cpu())
 
     def _affines(self, decisions: Decisions) -> list[dict[str, Affine | None]]:
         """Of each candidate, the affines that its predecessor does not have already."""
         program = self._program
-        values = program.environment(self._compressor.network.calibration_inputs)
+        values = program.environment(self._placement.inputs(self._compressor.network.calibration_inputs))
         choice = Choice()
         found: list[dict[str, Affine | None]] = []
         for row, first in self._walk(decisions):
@@ -130,7 +146,18 @@ class PopulationEvaluator:
 
     def _choose(self, choice: Choice, decisions: Decisions, row: int, first: int) -> None:
         for place in range(first, len(decisions.columns)):
-            self._compressor.choose(choice, decisions.columns[place], decisions.value(row, place))
+            self._placement.choose(choice, decisions.columns[place], decisions.value(row, place))
+
+
+def consume_references(
+    compressor: Compressor, policies: Sequence[Policy], references: Sequence[torch.Tensor], consume: Consume
+) -> list[int]:
+    """Hands over the outputs of policies that change nothing, which are known; returns the positions of the others."""
+    searched = [i for i, policy in enumerate(policies) if not compressor.is_reference(policy)]
+    for i in sorted(set(range(len(policies))) - set(searched)):
+        for position, outputs in enumerate(references):
+            consume(i, position, outputs)
+    return searched
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,7 +261,7 @@ class OutputValues:
 
 
 def measure_outputs(
-    evaluator: PopulationEvaluator,
+    evaluator: Evaluator,
     quantities: Sequence[Quantity],
     loads: Sequence[Workload],
     policies: Sequence[Policy],

@@ -23,9 +23,10 @@ import torch
 
 from evo_mpq.compress.compressor import Compressor
 from evo_mpq.errors import MeasurementError
+from evo_mpq.measure.breadth_first import evaluator_on
+from evo_mpq.measure.devices import CPU
 from evo_mpq.measure.evaluator import (
     OutputValues,
-    PopulationEvaluator,
     Workload,
     measure_outputs,
     workloads,
@@ -67,12 +68,13 @@ class InProcess:
         compressor: what candidates are made with.
         quantities: of the run.
         memory: bytes that may be used.
+        device: where networks run.
     """
 
-    def __init__(self, compressor: Compressor, quantities: Sequence[Quantity], memory: int) -> None:
+    def __init__(self, compressor: Compressor, quantities: Sequence[Quantity], memory: int, device: str = CPU) -> None:
         self._compressor = compressor
         self._quantities = tuple(quantities)
-        self._evaluator = PopulationEvaluator(compressor, memory // 4)
+        self._evaluator = evaluator_on(device, compressor, memory)
         self._loads: dict[tuple[str, int | None], list[Workload]] = {}
 
     def measure(

@@ -57,6 +57,19 @@ def test_no_channel_is_scaled_by_more_than_four(ratio: float) -> None:
     assert 0.25 <= scale[0] <= 4
 
 
+@pytest.mark.parametrize("correction", ["bias", "scale_bias"])
+def test_several_affines_at_once_are_those_of_each(correction: str) -> None:
+    generator = torch.Generator().manual_seed(3)
+    mean, deviation = 10 ** torch.randn(6, 9, generator=generator), torch.rand(6, 9, generator=generator)
+    remaining, own = torch.rand(6, 9, generator=generator) > 0.2, (mean[0] + 1, deviation[0] * 2)
+    mean[1] = 0
+    for mask in (None, remaining):
+        together = corrected_affine(correction, mean, deviation, *own, mask)  # type: ignore[arg-type]
+        for row in range(6):
+            alone = corrected_affine(correction, mean[row], deviation[row], *own, None if mask is None else mask[row])  # type: ignore[arg-type]
+            assert all(torch.equal(vectors[row], vector) for vectors, vector in zip(together, alone, strict=True))
+
+
 @given(seed=st.integers(0, 10_000), correction=st.sampled_from(["bias", "scale_bias"]))
 @settings(max_examples=50, deadline=None)
 def test_an_affine_is_what_a_file_stores(seed: int, correction: str) -> None:
