@@ -21,9 +21,9 @@ import torch
 
 from benchmarks.presenting import show, spread
 from benchmarks.problems import built_in
-from evo_mpq.compress.layouts import Layouts, find_layouts
 from evo_mpq.compress.placement import Placement
 from evo_mpq.compress.program import Choice
+from evo_mpq.compress.sample_axes import SampleAxes, find_sample_axes
 from evo_mpq.measure.breadth_first import BreadthFirstEvaluator
 from evo_mpq.measure.devices import devices, full_name, full_precision, why_unavailable
 from evo_mpq.measure.evaluator import Evaluator, PopulationEvaluator
@@ -41,9 +41,9 @@ class Arms:
         self.compressor, self.device = problem.compressor, device
         self.batches = [[batch.inputs] for batch in problem.network.splits.search.batches()]
         self.references = [problem.network.float_outputs(inputs) for (inputs,) in self.batches]
-        layouts = find_layouts(problem.network)
-        assert isinstance(layouts, Layouts), layouts
-        self._breadth_first = BreadthFirstEvaluator(self.compressor, layouts, memory, device)
+        axes = find_sample_axes(problem.network)
+        assert isinstance(axes, SampleAxes), axes
+        self._breadth_first = BreadthFirstEvaluator(self.compressor, axes, memory, device)
         self._depth_first = PopulationEvaluator(self.compressor, memory)
         self._placement = Placement(self.compressor, device, memory)
 

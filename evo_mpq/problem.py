@@ -13,8 +13,8 @@ from torch import nn
 
 from evo_mpq import plugins
 from evo_mpq.compress.compressor import Compressor, Pruning
-from evo_mpq.compress.layouts import find_layouts
 from evo_mpq.compress.quantizers import ActivationQuantizer, UniformAffine
+from evo_mpq.compress.sample_axes import find_sample_axes
 from evo_mpq.config import Key, Settings, object_name, resolved, validate
 from evo_mpq.errors import ConfigError, Mistake, Mistakes
 from evo_mpq.measure.candidate import Candidate
@@ -432,7 +432,7 @@ def _has_class_labels(network: Network) -> bool:
 
 
 def _notes_on_device(device: str, compressor: Compressor) -> list[str]:
-    why = None if device == CPU else find_layouts(compressor.network, compressor.blocks.values())
+    why = None if device == CPU else find_sample_axes(compressor.network, compressor.blocks.values())
     return [f"candidates are measured one by one on {device}, which is slow: {why}"] if isinstance(why, str) else []
 
 

@@ -338,7 +338,7 @@ def test_one_process_measures_on_an_accelerator(tmp_path, monkeypatch):
 
 
 def test_a_note_says_that_candidates_go_one_by_one_on_an_accelerator(monkeypatch):
-    monkeypatch.setattr("evo_mpq.problem.find_layouts", lambda *_: "relu mixes samples")
+    monkeypatch.setattr("evo_mpq.problem.find_sample_axes", lambda *_: "relu mixes samples")
     (note,) = on_an_accelerator(monkeypatch).notes
     assert note == "candidates are measured one by one on cuda, which is slow: relu mixes samples"
 

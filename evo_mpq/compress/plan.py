@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from evo_mpq.compress.decisions import Decisions
-from evo_mpq.compress.layouts import Layout, Layouts
 from evo_mpq.compress.program import Column, Instruction, Program
+from evo_mpq.compress.sample_axes import SampleAxes, SampleAxis
 
 Rows: TypeAlias = npt.NDArray[np.int64]
 """Positions among the values of a slot: of each candidate (-1: it has none), or of those that are to be picked."""
@@ -70,32 +70,32 @@ class Plan:
 
     Args:
         program: of the network.
-        layouts: of its values.
+        axes: of its values.
         decisions: of the candidates. The plan is short where neighbors are similar.
 
     Attributes:
         stages: those in which something is computed, in order.
         rows: ``(n,)`` of each candidate, which of the values of the output it has.
         n_outputs: different outputs.
-        layouts: of the slots that hold tensors which depend on samples.
+        axes: of the slots that hold tensors which depend on samples.
         tuples: slots that hold several of them.
         sizes: slots that hold numbers which depend on the size of a batch.
     """
 
-    def __init__(self, program: Program, layouts: Layouts, decisions: Decisions) -> None:
-        self._layouts = layouts
+    def __init__(self, program: Program, axes: SampleAxes, decisions: Decisions) -> None:
+        self._axes = axes
         self._decisions = decisions
         self._columns = {column: place for place, column in enumerate(decisions.columns)}
         self._n = len(decisions.codes)
         self._rows: dict[int, Rows] = {}
         self._counts: dict[int, int] = {}
-        self.layouts: dict[int, Layout] = {}
+        self.axes: dict[int, SampleAxis] = {}
         self.tuples: set[int] = set()
         self.sizes: set[int] = set()
         for slot in [*program.constants, *program.inputs]:
             self._rows[slot], self._counts[slot] = np.zeros(self._n, dtype=np.int64), 1
         for slot, node in program.inputs.items():
-            self.layouts[slot] = layouts.values[node.name]
+            self.axes[slot] = axes.values[node.name]
         frees = _last_reads(program)
         stages = [self._stage(instruction, frees[i]) for i, instruction in enumerate(program.instructions)]
         self.stages = tuple(stage for stage in stages if stage is not None)
@@ -104,7 +104,7 @@ class Plan:
 
     def peak_bytes(self, n_samples: int) -> float:
         """The most bytes of values that are alive at once, on a batch of so many samples."""
-        alive = {slot: self._bytes(slot, 1) for slot in self.layouts}
+        alive = {slot: self._bytes(slot, 1) for slot in self.axes}
         for stage in self.stages:
             alive[stage.instruction.slot] = 0.0
         peak = 0.0
@@ -120,7 +120,7 @@ class Plan:
         return peak * n_samples
 
     def _bytes(self, slot: int, n: int) -> float:
-        return n * self.layouts[slot].sample_bytes if slot in self.layouts else 0.0
+        return n * self.axes[slot].sample_bytes if slot in self.axes else 0.0
 
     def _stage(self, instruction: Instruction, frees: tuple[int, ...]) -> Stage | None:
         self._note_kind(instruction)
@@ -155,8 +155,8 @@ class Plan:
         if not computing.any():
             return (), {}, np.full(self._n, -1, dtype=np.int64)
         reads = [slot for slot in dict.fromkeys(instruction.reads) if slot in self._rows]
-        listed = [slot for slot in reads if slot not in self.layouts]
-        wide = [slot for slot in reads if slot in self.layouts]
+        listed = [slot for slot in reads if slot not in self.axes]
+        wide = [slot for slot in reads if slot in self.axes]
         assert all((self._rows[slot][computing] >= 0).all() for slot in reads), (
             "nothing outside reads inside of a block"
         )
@@ -183,14 +183,14 @@ class Plan:
 
     def _note_kind(self, instruction: Instruction) -> None:
         if instruction.kind == "round":  # of a node that is not the one that is named
-            layout = self.layouts.get(instruction.reads[0])
+            along = self.axes.get(instruction.reads[0])
         else:
-            layout = self._layouts.values.get(instruction.node)
-        if layout is not None:
-            self.layouts[instruction.slot] = layout
-        if instruction.node in self._layouts.tuples:
+            along = self._axes.values.get(instruction.node)
+        if along is not None:
+            self.axes[instruction.slot] = along
+        if instruction.node in self._axes.tuples:
             self.tuples.add(instruction.slot)
-        if instruction.node in self._layouts.sizes:
+        if instruction.node in self._axes.sizes:
             self.sizes.add(instruction.slot)
 
     def _unless_dropped(self, block: str | None) -> npt.NDArray[np.bool_]:

@@ -19,11 +19,11 @@ import torch
 from evo_mpq.compress.calibration import channel_statistics
 from evo_mpq.compress.compressor import Compressor
 from evo_mpq.compress.decisions import Decisions
-from evo_mpq.compress.layouts import Layout, Layouts, find_layouts
 from evo_mpq.compress.placement import Placement
 from evo_mpq.compress.plan import Group, Plan, Rows, Stage
 from evo_mpq.compress.program import Choice, Instruction, broadcastable
 from evo_mpq.compress.quantizers import ActivationGrid
+from evo_mpq.compress.sample_axes import SampleAxes, SampleAxis, find_sample_axes
 from evo_mpq.errors import MeasurementError
 from evo_mpq.measure.devices import CPU, full_precision
 from evo_mpq.measure.evaluator import Consume, Evaluator, PopulationEvaluator, consume_references
@@ -43,9 +43,9 @@ def evaluator_on(device: str, compressor: Compressor, memory: int) -> Evaluator:
         compressor: what candidates are made with.
         memory: bytes that may be used.
     """
-    layouts = None if device == CPU else find_layouts(compressor.network, compressor.blocks.values())
-    if isinstance(layouts, Layouts):
-        return BreadthFirstEvaluator(compressor, layouts, memory, device)
+    axes = None if device == CPU else find_sample_axes(compressor.network, compressor.blocks.values())
+    if isinstance(axes, SampleAxes):
+        return BreadthFirstEvaluator(compressor, axes, memory, device)
     return PopulationEvaluator(compressor, memory // 4, device)
 
 
@@ -57,14 +57,14 @@ class BreadthFirstEvaluator:
 
     Args:
         compressor: what candidates are made with.
-        layouts: of the network's values.
+        axes: of the network's values.
         memory: bytes that values may take on the device; weights that are kept there may take as many again. One
             candidate alone may take more.
         device: where the network runs.
     """
 
-    def __init__(self, compressor: Compressor, layouts: Layouts, memory: int, device: str = CPU) -> None:
-        self._layouts = layouts
+    def __init__(self, compressor: Compressor, axes: SampleAxes, memory: int, device: str = CPU) -> None:
+        self._axes = axes
         self._compressor = compressor
         self._memory = memory
         self._device = device
@@ -101,7 +101,7 @@ class BreadthFirstEvaluator:
     def _plans(self, decisions: Decisions, rows: Rows, n_samples: int) -> Iterator[tuple[Rows, Plan]]:
         """Plans of neighbors that fit into memory."""
         if len(rows) <= _MOST_AT_ONCE:
-            plan = Plan(self._placement.program, self._layouts, decisions.of(rows))
+            plan = Plan(self._placement.program, self._axes, decisions.of(rows))
             if len(rows) == 1 or plan.peak_bytes(n_samples) <= self._memory:
                 yield rows, plan
                 return
@@ -150,7 +150,7 @@ class _Work:
         self._program = placement.program
         self._device = placement.device
         self._plan = plan
-        self._layouts = plan.layouts
+        self._axes = plan.axes
         self._stages = [_placed(stage, placement) for stage in plan.stages]
         self._affines: dict[str, Affines] = {}
 
@@ -161,9 +161,9 @@ class _Work:
     def outputs(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         """``(n_outputs, n_samples, ...)`` the different outputs for one batch, on the CPU."""
         output = self._run(inputs, lambda placed, _: self._affines[placed.stage.instruction.node]).cpu()
-        layout = self._layouts[self._program.output]
-        apart = layout.apart(output, self._plan.n_outputs).movedim(layout.axis + 1, 0)
-        return apart.flatten(layout.axis + 1, layout.axis + 2)
+        along = self._axes[self._program.output]
+        apart = along.apart(output, self._plan.n_outputs).movedim(along.axis + 1, 0)
+        return apart.flatten(along.axis + 1, along.axis + 2)
 
     def _run(self, inputs: Sequence[torch.Tensor], affines: Callable[[_Placed, Any], Affines]) -> torch.Tensor:
         # A slot holds the values side by side in one tensor, or a list of those that do not depend on samples, or
@@ -192,7 +192,7 @@ class _Work:
         self, instruction: Instruction, values: Mapping[int, Any], counts: Mapping[int, int]
     ) -> Callable[[int], Any]:
         """A number as a function of how many batches stand side by side."""
-        tensors = [slot for slot in instruction.reads if slot in self._layouts]
+        tensors = [slot for slot in instruction.reads if slot in self._axes]
         if not tensors:
             given = {slot: values[slot] for slot in instruction.reads}
             return lambda n: _ran(instruction, {slot: size(n) for slot, size in given.items()}, Choice())
@@ -201,7 +201,7 @@ class _Work:
             return lambda n: 0
         axis = int(self._program.graph[instruction.node].args[1]) % values[slot].dim()
         size = values[slot].shape[axis]
-        if axis != self._layouts[slot].axis:
+        if axis != self._axes[slot].axis:
             return lambda n: size
         return lambda n: n * (size // counts[slot])
 
@@ -210,18 +210,18 @@ class _Work:
         stage, instruction = placed.stage, placed.stage.instruction
         given = {slot: values[slot] for slot in instruction.reads}
         for slot, rows in placed.picked.items():
-            given[slot] = _picked(values[slot], self._layouts[slot], counts[slot], rows)
-        layout = self._layouts.get(instruction.slot)
-        if placed.rounding is not None and layout is not None:
-            return placed.rounding(given[instruction.reads[0]], layout)
+            given[slot] = _picked(values[slot], self._axes[slot], counts[slot], rows)
+        along = self._axes.get(instruction.slot)
+        if placed.rounding is not None and along is not None:
+            return placed.rounding(given[instruction.reads[0]], along)
         parts: list[Any] = []
         first = 0
         for group, choice in zip(stage.groups, placed.choices, strict=True):
             environment = {slot: self._part(slot, value, stage, group, first) for slot, value in given.items()}
             parts.append(_ran(instruction, environment, choice))
             first += group.size
-        if layout is not None:
-            return _side_by_side(parts, [group.size for group in stage.groups], layout)
+        if along is not None:
+            return _side_by_side(parts, [group.size for group in stage.groups], along)
         return parts[0] if instruction.slot in self._plan.tuples else parts
 
     def _part(self, slot: int, value: Any, stage: Stage, group: Group, first: int) -> Any:
@@ -232,8 +232,8 @@ class _Work:
             return value(group.size)
         if slot in self._plan.tuples or len(stage.groups) == 1:
             return value
-        layout = self._layouts[slot]
-        return layout.together(layout.apart(value, stage.n_computed).narrow(layout.axis + 1, first, group.size))
+        along = self._axes[slot]
+        return along.together(along.apart(value, stage.n_computed).narrow(along.axis + 1, first, group.size))
 
     def _joined(
         self, placed: _Placed, values: Mapping[int, Any], counts: Mapping[int, int], value: Any
@@ -241,11 +241,11 @@ class _Work:
         """What was passed on by candidates that drop a block, and behind it what the others computed, if any did."""
         instruction, passed_on = placed.stage.instruction, placed.passed_on
         assert instruction.join is not None and passed_on is not None
-        source, layout = instruction.join[1], self._layouts[instruction.slot]
-        parts = [_picked(values[source], layout, counts[source], passed_on)]
+        source, along = instruction.join[1], self._axes[instruction.slot]
+        parts = [_picked(values[source], along, counts[source], passed_on)]
         if value is None:
             return parts[0]
-        return _side_by_side([*parts, value], [len(passed_on), placed.stage.n_computed], layout)
+        return _side_by_side([*parts, value], [len(passed_on), placed.stage.n_computed], along)
 
     def _calibrated(self, placed: _Placed, value: Any) -> Affines:
         """The affines of a use, from what it computes on the calibration batch."""
@@ -269,12 +269,12 @@ class _Work:
         """``(n, channels)`` means and population standard deviations."""
         instruction = placed.stage.instruction
         axis = self._program.use(instruction.node)[1].channel_axis
-        layout = self._layouts.get(instruction.slot)
-        if layout is None:
+        along = self._axes.get(instruction.slot)
+        if along is None:
             found = [channel_statistics(each, axis) for each in value]
             return torch.stack([mean for mean, _ in found]), torch.stack([deviation for _, deviation in found])
-        apart = layout.apart(value, placed.stage.n_computed)
-        kept = layout.axis + 1, axis if axis < layout.axis else axis + 2
+        apart = along.apart(value, placed.stage.n_computed)
+        kept = along.axis + 1, axis if axis < along.axis else axis + 2
         deviation, mean = torch.std_mean(apart, [i for i in range(apart.dim()) if i not in kept], correction=0)
         return (mean, deviation) if kept[0] < kept[1] else (mean.T, deviation.T)
 
@@ -282,15 +282,15 @@ class _Work:
         """The values of a use under their affines."""
         instruction = placed.stage.instruction
         use = self._program.use(instruction.node)[1]
-        layout = self._layouts.get(instruction.slot)
-        if layout is None:
+        along = self._axes.get(instruction.slot)
+        if along is None:
             pairs = zip(value, *affines, strict=True)
             shaped = [(each, *(broadcastable(self._program.graph, use, v) for v in pair)) for each, *pair in pairs]
             return [each.mul_(scale).add_(shift) for each, scale, shift in shaped]
-        apart = layout.apart(value, placed.stage.n_computed)
-        before = use.channel_axis < layout.axis
+        apart = along.apart(value, placed.stage.n_computed)
+        before = use.channel_axis < along.axis
         shape = [1] * apart.dim()
-        shape[layout.axis + 1] = placed.stage.n_computed
+        shape[along.axis + 1] = placed.stage.n_computed
         shape[use.channel_axis if before else use.channel_axis + 2] = use.n_channels
         scale, shift = ((vectors.T if before else vectors).reshape(shape) for vectors in affines)
         apart.mul_(scale).add_(shift)
@@ -323,18 +323,18 @@ class _Rounding:
         kept = torch.tensor([grid is None for grid in grids], device=device) if None in grids else None
         return cls(scale, -zero_point, levels - zero_point, kept)
 
-    def __call__(self, values: torch.Tensor, layout: Layout) -> torch.Tensor:
-        apart = layout.apart(values, len(self.scale))
-        scale, lowest, highest = map(partial(_along, layout, apart), (self.scale, self.lowest, self.highest))
+    def __call__(self, values: torch.Tensor, along: SampleAxis) -> torch.Tensor:
+        apart = along.apart(values, len(self.scale))
+        scale, lowest, highest = map(partial(_along, along, apart), (self.scale, self.lowest, self.highest))
         rounded = apart.div(scale).round_().clamp_(lowest, highest).mul_(scale)
         if self.kept is not None:
-            rounded = torch.where(_along(layout, apart, self.kept), apart, rounded)
-        return layout.together(rounded)
+            rounded = torch.where(_along(along, apart, self.kept), apart, rounded)
+        return along.together(rounded)
 
 
-def _along(layout: Layout, apart: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
+def _along(along: SampleAxis, apart: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
     """``(n,)`` as a view that broadcasts over values that are apart."""
-    return vector.view(-1, *[1] * (apart.dim() - layout.axis - 2))
+    return vector.view(-1, *[1] * (apart.dim() - along.axis - 2))
 
 
 def _placed(stage: Stage, placement: Placement) -> _Placed:
@@ -363,17 +363,17 @@ def _ran(instruction: Instruction, environment: dict[int, Any], choice: Choice) 
     return environment[instruction.slot]
 
 
-def _picked(value: torch.Tensor, layout: Layout, n: int, rows: torch.Tensor) -> torch.Tensor:
+def _picked(value: torch.Tensor, along: SampleAxis, n: int, rows: torch.Tensor) -> torch.Tensor:
     """Some of the ``n`` values that stand side by side."""
-    return layout.together(layout.apart(value, n).index_select(layout.axis + 1, rows))
+    return along.together(along.apart(value, n).index_select(along.axis + 1, rows))
 
 
-def _side_by_side(parts: Sequence[torch.Tensor], sizes: Sequence[int], layout: Layout) -> torch.Tensor:
+def _side_by_side(parts: Sequence[torch.Tensor], sizes: Sequence[int], along: SampleAxis) -> torch.Tensor:
     """All values of several tensors, in each of which some stand side by side."""
     if len(parts) == 1:
         return parts[0]
-    apart = [layout.apart(part, size) for part, size in zip(parts, sizes, strict=True)]
-    return layout.together(torch.cat(apart, layout.axis + 1))
+    apart = [along.apart(part, size) for part, size in zip(parts, sizes, strict=True)]
+    return along.together(torch.cat(apart, along.axis + 1))
 
 
 def _stacked(masks: Sequence[torch.Tensor | None], which: list[int]) -> torch.Tensor | None:

@@ -19,10 +19,10 @@ from troubled_objectives import Distance, OwnInputs
 
 from evo_mpq.compress import correction, program, quantizers
 from evo_mpq.compress.compressor import Compressor
-from evo_mpq.compress.layouts import Layouts, find_layouts
 from evo_mpq.compress.plan import Plan
 from evo_mpq.compress.program import Step
 from evo_mpq.compress.quantizers import ActivationQuantizer, UniformAffine
+from evo_mpq.compress.sample_axes import SampleAxes, find_sample_axes
 from evo_mpq.measure.breadth_first import BreadthFirstEvaluator, evaluator_on
 from evo_mpq.measure.devices import devices
 from evo_mpq.measure.evaluator import Evaluator, PopulationEvaluator
@@ -36,9 +36,9 @@ ANOTHER = "cpu:0"
 """To torch the CPU, to evo-mpq a device that is not the CPU: all is moved, and nothing moves."""
 
 
-def layouts_of(compressor: Compressor) -> Layouts:
-    found = find_layouts(compressor.network, compressor.blocks.values())
-    assert isinstance(found, Layouts), found
+def layouts_of(compressor: Compressor) -> SampleAxes:
+    found = find_sample_axes(compressor.network, compressor.blocks.values())
+    assert isinstance(found, SampleAxes), found
     return found
 
 
@@ -170,8 +170,8 @@ def test_parts_that_fit_into_memory_give_the_same(name: str, memory: int) -> Non
 def test_memory_is_what_lives_at_once() -> None:
     compressor = compressor_of("digits_resnet")
     policies = random_policies(network_of("digits_resnet"), 12, seed=4)[:12]
-    layouts, decisions = layouts_of(compressor), compressor.decisions(policies)
-    peaks = [Plan(compressor.program, layouts, decisions.of(decisions.order()[:n])).peak_bytes(8) for n in (1, 6, 12)]
+    axes, decisions = layouts_of(compressor), compressor.decisions(policies)
+    peaks = [Plan(compressor.program, axes, decisions.of(decisions.order()[:n])).peak_bytes(8) for n in (1, 6, 12)]
     assert peaks == sorted(peaks) and peaks[-1] > 3 * peaks[0]
     batch = tensors_of(next(iter(network_of("digits_resnet").splits.search.batches())).inputs)
     parameters = sum(tensor.nbytes for tensor in network_of("digits_resnet").tensors.values())
@@ -264,7 +264,7 @@ def test_no_operation_mixes_devices(name: str, correction: str) -> None:
     policies = random_policies(network_of(name), 8, seed=3)
     for policy in policies:
         compressor.choice(policy)  # weights are quantized on the CPU
-    layouts = layouts_of(compressor)
+    axes = layouts_of(compressor)
     batch = next(iter(network_of(name).splits.search.batches()))
     reference = network_of(name).float_outputs(batch.inputs)
     found = []
@@ -272,7 +272,7 @@ def test_no_operation_mixes_devices(name: str, correction: str) -> None:
         with pytest.raises(RuntimeError, match="device"):
             torch.ones(2).to("cuda") + torch.ones(2)
         for evaluator in (
-            BreadthFirstEvaluator(compressor, layouts, 1 << 30, "cuda"),
+            BreadthFirstEvaluator(compressor, axes, 1 << 30, "cuda"),
             PopulationEvaluator(compressor, 1 << 30, "cuda"),
         ):
             evaluator(

@@ -8,7 +8,7 @@ import torch
 from networks import ALL, network_of
 from torch import Tensor, nn
 
-from evo_mpq.compress.layouts import Layout, Layouts, find_layouts
+from evo_mpq.compress.sample_axes import SampleAxes, SampleAxis, find_sample_axes
 from evo_mpq.network.data.splits import splits_from
 from evo_mpq.network.network import Network, trace_network
 
@@ -45,41 +45,41 @@ def traced(tail: Any, shape: tuple[int, ...] = (4,), search: tuple[int, ...] | N
     ids=["mean", "softmax", "cumsum", "arange", "cat"],
 )
 def test_a_network_that_mixes_samples_is_refused_with_the_operation(tail: Any, why: str) -> None:
-    found = find_layouts(traced(tail))
+    found = find_sample_axes(traced(tail))
     assert isinstance(found, str)
     assert re.search(why, found), found
     assert "aten." in found
 
 
 def test_sizes_that_differ_between_batches_are_refused() -> None:
-    found = find_layouts(traced(torch.relu, (5, 4), (7, 4)))
+    found = find_sample_axes(traced(torch.relu, (5, 4), (7, 4)))
     assert isinstance(found, str) and "has 2 axes whose sizes differ between batches" in found
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_the_networks_of_the_tests_are_not_refused(name: str) -> None:
-    found = find_layouts(network_of(name))
-    assert isinstance(found, Layouts)
+    found = find_sample_axes(network_of(name))
+    assert isinstance(found, SampleAxes)
     graph = network_of(name).graph
     assert {*found.values, *found.tuples, *found.sizes} == graph.of_samples
-    assert all(graph[node].shape[layout.axis] is None for node, layout in found.values.items())
+    assert all(graph[node].shape[along.axis] is None for node, along in found.values.items())
 
 
 def test_an_axis_that_is_merged_in_front_of_the_samples_stands_outside() -> None:
-    found = find_layouts(
+    found = find_sample_axes(
         traced(lambda x: torch.relu(x.transpose(0, 1).reshape(-1, 4)).view(5, -1, 4).transpose(0, 1), (5, 4))
     )
-    assert isinstance(found, Layouts)
-    assert {layout.outer for layout in found.values.values()} == {1, 5}
+    assert isinstance(found, SampleAxes)
+    assert {along.outer for along in found.values.values()} == {1, 5}
 
 
 def test_batches_apart_are_put_together_again() -> None:
-    layout, value = Layout(1, 3, 0.0), torch.arange(2 * 24 * 2).reshape(2, 24, 2)
-    apart = layout.apart(value, 4)
+    along, value = SampleAxis(1, 3, 0.0), torch.arange(2 * 24 * 2).reshape(2, 24, 2)
+    apart = along.apart(value, 4)
     assert apart.shape == (2, 3, 4, 2, 2)
-    assert torch.equal(layout.together(apart), value)
+    assert torch.equal(along.together(apart), value)
 
 
 def test_several_tensors_of_one_operation_stand_side_by_side() -> None:
-    found = find_layouts(traced(lambda x: x.chunk(2, -1)[0] * x.chunk(2, -1)[1]))
-    assert isinstance(found, Layouts) and found.tuples
+    found = find_sample_axes(traced(lambda x: x.chunk(2, -1)[0] * x.chunk(2, -1)[1]))
+    assert isinstance(found, SampleAxes) and found.tuples

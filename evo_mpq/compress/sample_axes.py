@@ -26,7 +26,7 @@ _RESHAPES = (
 
 
 @dataclass(frozen=True)
-class Layout:
+class SampleAxis:
     """The axis of a value along which batches stand side by side.
 
     Attributes:
@@ -51,7 +51,7 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Layouts:
+class SampleAxes:
     """The values of a network that depend on its inputs, by node.
 
     Attributes:
@@ -60,13 +60,13 @@ class Layouts:
         sizes: numbers that follow from sizes of tensors.
     """
 
-    values: Mapping[str, Layout]
+    values: Mapping[str, SampleAxis]
     tuples: frozenset[str]
     sizes: frozenset[str]
 
 
-def find_layouts(network: Network, blocks: Iterable[Block] = ()) -> Layouts | str:
-    """The layouts of a network's values, or why batches cannot stand side by side in it.
+def find_sample_axes(network: Network, blocks: Iterable[Block] = ()) -> SampleAxes | str:
+    """The axes of a network's values, or why batches cannot stand side by side in it.
 
     Found from the shapes in the graph, and checked on the first samples of the calibration split: two batches that run
     as one must give every value that they give alone.
@@ -115,7 +115,7 @@ def _values(network: Network, inputs: Sequence[torch.Tensor]) -> dict[str, Any]:
 
 
 class _Finder:
-    """Reads layouts off the graph, node by node."""
+    """Reads axes off the graph, node by node."""
 
     def __init__(self, network: Network, values: Mapping[str, Any], n_samples: int) -> None:
         self._graph = network.graph
@@ -123,29 +123,29 @@ class _Finder:
         self._n_samples = n_samples
         weights = [node.name for node in self._graph if node.op == "tensor" and node.target in _parameters(network)]
         self._of_weights = self._graph.downstream(weights) - self._graph.of_samples
-        self._layouts: dict[str, Layout] = {}
+        self._axes: dict[str, SampleAxis] = {}
         self._tuples: dict[str, int] = {}  # and the outer factor of their tensors
         self._sizes: set[str] = set()
 
-    def found(self) -> Layouts:
+    def found(self) -> SampleAxes:
         for node in self._graph:
             if node.name in self._graph.of_samples:
                 self._find(node)
-        if self._graph.output not in self._layouts:
+        if self._graph.output not in self._axes:
             _refuse(self._graph[self._graph.output], "does not depend on the samples")
-        return Layouts(self._layouts, frozenset(self._tuples), frozenset(self._sizes))
+        return SampleAxes(self._axes, frozenset(self._tuples), frozenset(self._sizes))
 
     def _find(self, node: Node) -> None:
         value = self._values[node.name]
         if isinstance(value, torch.Tensor):
             axis = self._axis(node)
             outer = 1 if node.op == "input" else self._outer(node, axis)
-            self._layouts[node.name] = Layout(axis, outer, value.nbytes / self._n_samples)
+            self._axes[node.name] = SampleAxis(axis, outer, value.nbytes / self._n_samples)
         elif isinstance(value, tuple | list):
             self._check_tuple(node)
             self._tuples[node.name] = self._outer_of_inputs(node)
         else:
-            tensors = [name for name in node.inputs if name in self._layouts or name in self._tuples]
+            tensors = [name for name in node.inputs if name in self._axes or name in self._tuples]
             if tensors and node.target != _SIZE:
                 _refuse(node, "makes a number of the values of samples")
             self._sizes.add(node.name)
@@ -166,18 +166,18 @@ class _Finder:
 
     def _outer(self, node: Node, axis: int) -> int:
         first = node.args[0] if node.args else None
-        if node.target not in _RESHAPES or not isinstance(first, Ref) or first.node not in self._layouts:
+        if node.target not in _RESHAPES or not isinstance(first, Ref) or first.node not in self._axes:
             return self._outer_of_inputs(node)
         # A reshape keeps the order of the elements, so as much as before must stand outside of the samples.
-        layout = self._layouts[first.node]
-        outside = _product(self._graph[first.node].shape[: layout.axis]) * layout.outer
+        along = self._axes[first.node]
+        outside = _product(self._graph[first.node].shape[: along.axis]) * along.outer
         outer, rest = divmod(outside, _product(node.shape[:axis]))
         if rest or not outer:
             _refuse(node, "cuts across samples")
         return outer
 
     def _outer_of_inputs(self, node: Node) -> int:
-        given = [self._layouts[name].outer for name in node.inputs if name in self._layouts]
+        given = [self._axes[name].outer for name in node.inputs if name in self._axes]
         given += [self._tuples[name] for name in node.inputs if name in self._tuples]
         return max(given, default=1)
 
@@ -190,17 +190,17 @@ def _product(sizes: Iterable[int | None]) -> int:
     return math.prod(size or 0 for size in sizes)
 
 
-def _check(graph: Graph, found: Layouts, alone: Sequence[Mapping[str, Any]], merged: Mapping[str, Any]) -> None:
+def _check(graph: Graph, found: SampleAxes, alone: Sequence[Mapping[str, Any]], merged: Mapping[str, Any]) -> None:
     """Whether two batches that ran as one gave what they gave alone."""
-    for name, layout in found.values.items():
+    for name, along in found.values.items():
         expected = [values[name] for values in alone]
-        if merged[name].shape[layout.axis] != sum(value.shape[layout.axis] for value in expected):
+        if merged[name].shape[along.axis] != sum(value.shape[along.axis] for value in expected):
             _refuse(graph[name], "has a size that is not proportional to the number of samples")
-        if merged[name].shape[layout.axis] % (2 * layout.outer):
+        if merged[name].shape[along.axis] % (2 * along.outer):
             _refuse(graph[name], "cuts across samples")
-        apart = layout.apart(merged[name], 2)
+        apart = along.apart(merged[name], 2)
         for place, value in enumerate(expected):
-            if not _alike(apart.select(layout.axis + 1, place).flatten(layout.axis, layout.axis + 1), value):
+            if not _alike(apart.select(along.axis + 1, place).flatten(along.axis, along.axis + 1), value):
                 _refuse(graph[name], "gives a sample another value where it stands in another batch")
 
 
@@ -212,7 +212,7 @@ def _alike(found: torch.Tensor, expected: torch.Tensor) -> bool:
     return torch.allclose(found, expected, rtol=_TOLERANCE, atol=_TOLERANCE * scale, equal_nan=True)
 
 
-def _check_blocks(graph: Graph, found: Layouts, blocks: Iterable[Block]) -> None:
+def _check_blocks(graph: Graph, found: SampleAxes, blocks: Iterable[Block]) -> None:
     for block in blocks:
         output, source = found.values.get(block.output), found.values.get(block.source)
         if output is None or source is None or (output.axis, output.outer) != (source.axis, source.outer):
