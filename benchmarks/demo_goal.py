@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks.presenting import show
 from benchmarks.problems import built_in
-from evo_mpq.config import load
+from evo_mpq.config import find_space, load
 from evo_mpq.problem import Problem, build_problem
 from evo_mpq.results.run_directory import RunDirectory
 from evo_mpq.running import execute
@@ -30,7 +30,9 @@ def problem_of(space: str, seed: int) -> Problem:
     """What is searched."""
     if space == "bits":
         return built_in("digits_resnet", range(2, 9), (4, 8), seed=seed, search={"evaluations": 400})
-    settings = load("digits_resnet_joint", [f"seed={seed}", f"model.seed={seed}", f"data.seed={seed}"]).settings
+    settings = load(
+        find_space("digits_resnet_joint"), [f"seed={seed}", f"model.seed={seed}", f"data.seed={seed}"]
+    ).settings
     return build_problem(settings)
 
 

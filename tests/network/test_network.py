@@ -44,7 +44,7 @@ def test_a_network_survives_a_trip_to_another_process_without_the_module(name: s
 def test_parameters_and_operations_are_those_of_layers_and_others(name: str) -> None:
     network = network_of(name)
     assert network.n_parameters == sum(layer.n_parameters for layer in network.layers) + network.other_parameters
-    assert sum(network.macs.values()) == sum(layer.macs for layer in network.layers) + network.other_macs
+    assert sum(network.macs.values()) == sum(site.macs for site in network.sites()) + network.other_macs
     assert network.other_parameters >= 0
     assert network.other_macs >= 0
 
