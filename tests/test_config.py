@@ -58,8 +58,8 @@ MISTAKES = {
     "space:\n  layers:\n    a: {`weight_bit: 3}": "space.layers.a.weight_bit: unknown key (did you mean weight_bits?)",
     "`evaluations: 3": "evaluations: unknown key here (did you mean search.evaluations?)",
     "compute: {`zzz: 1}": "compute.zzz: unknown key; known are device, workers, threads, memory",
-    "space: {defaults: {weight_bits: 2}, `prune: {}}": "space.prune: unknown key; known are defaults, layers, tie",
-    "space: {`architecture: {}}": "space.architecture: unknown key; known are",
+    "space: {defaults: {weight_bits: 2}, `prunes: {}}": "space.prunes: unknown key (did you mean prune?)",
+    "space: {`architectures: {}}": "space.architectures: unknown key (did you mean architecture?)",
     "search: {`fitness: x}": "search.fitness: unknown key",
     # duplicate keys
     "seed: 1\n`seed: 2": "seed: is given twice, first in line 3; keep one of the two",
@@ -274,6 +274,7 @@ def test_the_least_has_every_default(tmp_path):
             "defaults": {"weight_bits": [2, 3, 4, 6, 8], "activation_bits": [4, 8]},
             "layers": {},
             "tie": [],
+            "architecture": {"drop": []},
         },
         "quantizer": {
             "weights": {"symmetric": True, "granularity": "channel", "clip": "mse", "rounding": "gptq"},
