@@ -81,6 +81,8 @@ class Channels:
         if key not in self._found:
             rows = columns = None
             if form.row_ratio > 0:
+                if layer.name not in self._row_group:
+                    raise ValueError(f"{layer.name} cannot be pruned: its channels are in no group that was looked for")
                 group = self._row_group[layer.name]
                 rows = self._without(layer.n_rows, [group.rows[layer.name][self._removed(group.name, form.row_ratio)]])
             if any(form.column_ratios):

@@ -122,3 +122,10 @@ def test_channels_that_do_nothing_are_removed_first(criterion: str) -> None:
     ratio = len(dead) / group.n_channels
     kept = compressor.channels.rows(producer, WeightForm(32, ratio))
     assert kept is not None and sorted(set(range(group.n_channels)) - set(kept.tolist())) == dead
+
+
+def test_a_layer_outside_of_all_groups_cannot_be_pruned() -> None:
+    network = network_of("digits_resnet")
+    layers = dict.fromkeys([site.name for site in network.sites()], LayerPolicy(4))
+    with pytest.raises(ValueError, match="head cannot be pruned"):
+        Compressor(network).packed_bytes(Policy({**layers, "head": LayerPolicy(4, prune_ratio=0.5)}))
