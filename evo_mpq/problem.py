@@ -20,7 +20,7 @@ from evo_mpq.errors import ConfigError, Mistake, Mistakes
 from evo_mpq.measure.candidate import Candidate
 from evo_mpq.measure.devices import CPU, device_name, why_unavailable
 from evo_mpq.measure.objectives import Constraint, Quantity
-from evo_mpq.network.blocks import Block
+from evo_mpq.network.blocks import Block, matching_blocks
 from evo_mpq.network.builtin import networks as builtin
 from evo_mpq.network.calling import Forward
 from evo_mpq.network.data.checks import checked_splits, fingerprint
@@ -236,7 +236,12 @@ def _build(settings: Settings, base: Path | None, progress: ReportProgress, any_
         space,
         compressor,
         quantities.probed(Candidate(middle_policy(space), compressor)),
-        (*loaded.notes, *_notes(network), *_notes_on_device(device_name(settings.compute.device), compressor)),
+        (
+            *loaded.notes,
+            *_notes(network),
+            *_kept_blocks(settings, network),
+            *_notes_on_device(device_name(settings.compute.device), compressor),
+        ),
         (*loaded.objects, *quantities.sources),
     )
 
@@ -441,3 +446,11 @@ def _notes(network: Network) -> list[str]:
     if n > _MOST_CALIBRATION_SAMPLES:
         return [f"the calibration split has {n} samples; every candidate is calibrated on all, about 256 are enough"]
     return []
+
+
+def _kept_blocks(settings: Settings, network: Network) -> list[str]:
+    """What patterns under ``drop`` match and cannot be left out, where they also match blocks that can."""
+    patterns = settings.space.architecture.drop
+    matched = matching_blocks(patterns, network.blocks) if patterns else []
+    kept = [name for name in matched if isinstance(network.blocks[name], str)]
+    return [f"matched by drop but not left out: {', '.join(kept)}; evo-mpq check tells why"] if kept else []

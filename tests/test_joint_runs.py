@@ -135,6 +135,13 @@ def test_check_lists_groups_and_blocks_with_reasons(tmp_path: Path) -> None:
     assert "blocks that could be left out" in command("check", yaml, "--set", "space.architecture.drop=[]").stdout
 
 
+def test_modules_that_a_pattern_matches_in_vain_are_told(tmp_path: Path) -> None:
+    yaml = project(tmp_path)
+    assert problem_of(yaml).notes == ()
+    (note,) = problem_of(yaml, 'space.architecture.drop=["*"]').notes
+    assert note == "matched by drop but not left out: stem; evo-mpq check tells why"
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [
