@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from evo_mpq.measure.executors import InProcess
 from evo_mpq.optimize.pareto import non_dominated
 from evo_mpq.problem import Problem
+from evo_mpq.results.journal import parse_records
 from evo_mpq.results.run_directory import RunDirectory
 from evo_mpq.running import execute
 from evo_mpq.space.policy import Policy
@@ -28,7 +28,7 @@ class Found:
         errors: ``(n,)`` standard errors of the judging KL on the search split.
         held_out: ``(n,)`` KL on the test split.
         sizes: ``(n,)`` in bytes.
-        cpu_seconds: of the search.
+        cpu_seconds: of the search's measurements, without the test split.
     """
 
     losses: FloatVector
@@ -68,28 +68,33 @@ def searched(problem: Problem, seed: int, evaluations: int, judge: Problem | Non
         problem: with the objectives KL and size, in this order.
         seed: of the search.
         evaluations: measurements.
-        judge: the same problem with the objective that test values are of; default: its own.
+        judge: the same problem with the objective that standard errors and test values are of; default: its own.
     """
     search = problem.settings.search.model_copy(update={"evaluations": evaluations})
     settings = problem.settings.model_copy(update={"seed": seed, "search": search})
     own = Problem(
         settings, problem.network, problem.space, problem.compressor, problem.measured, problem.notes, problem.objects
     )
-    began = time.process_time()
     with tempfile.TemporaryDirectory() as folder, RunDirectory(Path(folder) / "run") as directory:
-        front = execute(own, directory, workers=1).front
-    seconds = time.process_time() - began
-    policies = [member.policy for member in front.members]
-    errors, held_out = _measured(judge or own, policies)
-    losses = np.array([member.search["kl_divergence"] for member in front.members])
-    sizes = np.array([member.search["size"] for member in front.members])
+        members = execute(own, directory, workers=1).front.members
+        journal = directory.read_journal()
+        rows = [journal.known(member.genome) for member in members]
+        records, _ = parse_records((directory.path / "journal").read_bytes(), directory.path)
+    seconds = sum(record["cpu_seconds"] for record in records if record["kind"] == "measured")
+    column = [quantity.name for quantity in own.quantities].index("kl_divergence")
+    losses = np.array([member.search["kl_divergence"] for member in members])
+    sizes = np.array([member.search["size"] for member in members])
+    if judge is None:
+        errors = np.array([row.standard_errors[column] for row in rows if row is not None], dtype=np.float64)
+        held_out = np.array([member.test["kl_divergence"].value for member in members])
+    else:
+        errors, held_out = _measured(judge, [member.policy for member in members])
     return Found(losses, errors, held_out, sizes, seconds)
 
 
 def _measured(problem: Problem, policies: Sequence[Policy]) -> tuple[FloatVector, FloatVector]:
-    """Standard errors of the KL on the search split, and the KL on the real inputs of the test split."""
-    names = [quantity.name for quantity in problem.quantities]
-    column = names.index("kl_divergence")
+    """Standard errors of the KL on the search split, and the KL on the test split."""
+    column = [quantity.name for quantity in problem.quantities].index("kl_divergence")
     executor = InProcess(problem.compressor, problem.quantities, 1 << 28)
     errors = executor.measure(policies, "search").values.standard_errors[:, column]
     return errors, executor.measure(policies, "test").values.values[:, column]

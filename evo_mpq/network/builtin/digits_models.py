@@ -47,13 +47,13 @@ class ResidualBlock(nn.Module):
         return self.relu(residual + shortcut)  # type: ignore[no-any-return]
 
 
-class DigitsResNet(nn.Module):
+class ResNet(nn.Module):
     """A residual network of three stages; layers ``stem``, ``stage1.0.conv1``, …, ``stage3.0.shortcut``, ``head``."""
 
-    def __init__(self, widths: Sequence[int], blocks: int) -> None:
+    def __init__(self, stem: nn.Conv2d, widths: Sequence[int], blocks: int) -> None:
         super().__init__()
         first, second, third = widths
-        self.stem = nn.Conv2d(1, first, 3, padding=1, bias=False)
+        self.stem = stem
         self.stem_norm = nn.BatchNorm2d(first)
         self.relu = nn.ReLU()
         self.stage1 = _stage(first, first, 1, blocks)
@@ -64,7 +64,7 @@ class DigitsResNet(nn.Module):
         self.head = nn.Linear(third, N_CLASSES)
 
     def forward(self, images: Tensor) -> Tensor:
-        """``(n, 1, 8, 8)`` images to ``(n, 10)`` logits."""
+        """``(n, 1, height, width)`` images to ``(n, 10)`` logits."""
         features = self.relu(self.stem_norm(self.stem(images)))
         features = self.stage3(self.stage2(self.stage1(features)))
         return self.head(self.flatten(self.pool(features)))  # type: ignore[no-any-return]
@@ -82,7 +82,7 @@ def digits_resnet(widths: Sequence[int] = (16, 32, 64), blocks: int = 1) -> nn.M
         widths: channels of the three stages.
         blocks: residual blocks per stage.
     """
-    return DigitsResNet(widths, blocks)
+    return ResNet(nn.Conv2d(1, widths[0], 3, padding=1, bias=False), widths, blocks)
 
 
 class InvertedResidual(nn.Module):
