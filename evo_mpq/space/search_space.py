@@ -74,6 +74,19 @@ class SearchSpace:
         return cardinalities
 
     @cached_property
+    def homes(self) -> list[frozenset[int]]:
+        """Per gene the genes of the blocks that all of its layers lie in; empty if one layer lies in none.
+
+        A gene is inactive where all its homes stand at their first value; a block's own gene is its home, too.
+        """
+        block_of = {name: block for block in self._blocks for name in self.genes[block].layers}
+        homes = []
+        for gene in self.genes:
+            blocks = [block_of.get(name) for name in gene.layers]
+            homes.append(frozenset() if None in blocks else frozenset(block for block in blocks if block is not None))
+        return homes
+
+    @cached_property
     def n_genomes(self) -> int:
         """Number of distinct canonical genomes, exactly.
 
@@ -84,7 +97,7 @@ class SearchSpace:
         within = dict.fromkeys(self._blocks, 1)
         spanning: dict[frozenset[int], int] = {}
         always = 1
-        for gene, blocks in enumerate(self._homes):
+        for gene, blocks in enumerate(self.homes):
             cardinality = self.genes[gene].cardinality
             if gene in within:
                 continue
@@ -136,7 +149,7 @@ class SearchSpace:
     def canonical(self, genomes: Genomes) -> Genomes:
         """``(n, n_genes)`` the one genome that stands for each network, inactive genes at 0; a copy."""
         rows = np.array(genomes, dtype=np.int64)
-        for gene, blocks in enumerate(self._homes):
+        for gene, blocks in enumerate(self.homes):
             if blocks and gene not in self._blocks:
                 rows[np.all(rows[:, sorted(blocks)] == 0, axis=1), gene] = 0
         return rows
@@ -195,16 +208,6 @@ class SearchSpace:
     def _blocks(self) -> list[int]:
         """Genes that leave a block out at their first value."""
         return [index for index, gene in enumerate(self.genes) if gene.kind == DROP_KIND]
-
-    @cached_property
-    def _homes(self) -> list[frozenset[int]]:
-        """Per gene: the genes of the blocks that all of its layers lie in; empty if one layer lies in none."""
-        block_of = {name: block for block in self._blocks for name in self.genes[block].layers}
-        homes = []
-        for gene in self.genes:
-            blocks = [block_of.get(name) for name in gene.layers]
-            homes.append(frozenset() if None in blocks else frozenset(block for block in blocks if block is not None))
-        return homes
 
     def _one(self, genome: npt.ArrayLike) -> Genome:
         row: Genome = self.canonical(np.asarray(genome, dtype=np.int64)[None])[0]

@@ -1,0 +1,1 @@
+"""Exact programs: the best genomes of a predicted loss under an exact cost."""

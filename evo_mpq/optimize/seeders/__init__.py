@@ -1,0 +1,1 @@
+"""Allocation methods, one a file: each turns tables and budgets into genomes."""

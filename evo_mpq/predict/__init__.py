@@ -1,0 +1,1 @@
+"""What would a candidate cost, without measuring it?"""

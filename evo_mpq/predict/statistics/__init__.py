@@ -1,0 +1,1 @@
+"""Statistics of the float network that tell which weights matter: gradients, curvature, correlations."""

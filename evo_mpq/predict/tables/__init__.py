@@ -1,0 +1,1 @@
+"""Tables of what genes do: each option alone, pairs of options, contributions of steps."""
