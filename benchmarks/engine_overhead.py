@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks.presenting import show, spread
 from benchmarks.problems import built_in
-from evo_mpq import running
+from evo_mpq import reporters, running, session
 from evo_mpq.measure.evaluator import OutputValues
 from evo_mpq.measure.measurements import Values
 from evo_mpq.optimize.loop import Progress
@@ -61,7 +61,7 @@ class MadeUp:
         """Nothing was started."""
 
 
-class ResidentMemory(running.Silent):
+class ResidentMemory(reporters.Silent):
     """Notes the resident memory when so many candidates have been measured, and when all are."""
 
     def __init__(self, early: int) -> None:
@@ -69,7 +69,7 @@ class ResidentMemory(running.Silent):
         self.early = self.last = 0.0
 
     def search(self, progress: Progress) -> None:
-        """See `evo_mpq.running.Reporter.search`."""
+        """See `evo_mpq.reporters.Reporter.search`."""
         self.last = resident_megabytes()
         if not self.early and progress.measured >= self._early:
             self.early = self.last
@@ -102,7 +102,7 @@ def main() -> None:
         with (
             tempfile.TemporaryDirectory() as folder,
             RunDirectory(Path(folder) / "run") as directory,
-            mock.patch.object(running, "_start_executor", lambda *_: executor),
+            mock.patch.object(session, "start_executor", lambda *_: executor),
         ):
             began, began_cpu = time.perf_counter(), time.process_time()
             front = running.execute(problem, directory, reporter=memory).front

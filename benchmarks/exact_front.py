@@ -13,11 +13,12 @@ import json
 import time
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from benchmarks.presenting import show
-from benchmarks.problems import built_in, joint
+from benchmarks.problems import joint
 from evo_mpq.measure.executors import InProcess
 from evo_mpq.optimize.pareto import non_dominated
 from evo_mpq.problem import Problem
@@ -30,6 +31,7 @@ TABLES = Path(__file__).parent / "tables"
 ORACLE = Path(__file__).parent.parent / "tests" / "data" / "digits_resnet_last_six_layers.npz"
 CHUNK = 3**8  # genomes that differ in the last eight layers, so that chunks cost no sharing
 MEBIBYTES = 1 << 20
+JOINT: dict[str, Any] = {"prune": {"ratios": [0.0, 0.5]}, "drop": ["stage*.*"]}
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,9 +103,8 @@ def table_file(seed: int, space: str = "bits") -> Path:
 
 def problem_of(space: str, seed: int) -> Problem:
     """What is enumerated."""
-    if space == "bits":
-        return built_in(seed=seed)
-    return joint(weight_bits=(2, 4), prune={"ratios": [0.0, 0.5]}, drop=["stage*.*"], seed=seed)
+    weight_bits, changes = ((2, 3, 4), {}) if space == "bits" else ((2, 4), JOINT)
+    return joint(weight_bits=weight_bits, seed=seed, **changes)
 
 
 def measure_all(problem: Problem, split: str) -> tuple[FloatMatrix, FloatMatrix, float]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from benchmarks.exact_front import Table, table_file
 from benchmarks.judging import Oracle, oracle
 from benchmarks.presenting import show, spread
 from evo_mpq.config import validate
-from evo_mpq.measure.measurements import Values
+from evo_mpq.measure.measurements import Measurements, Values
 from evo_mpq.measure.objectives import Quantity
 from evo_mpq.optimize.archive import Archive
 from evo_mpq.optimize.budget import Budget
@@ -70,6 +70,11 @@ class Stored:
         reference = np.array([[0.0, float(self.table.float_size)]])
         spending = Spending()
         spending.count("reference")
+        ladder = np.array([genome for _, genome in uniform_ladder(self.space)])
+
+        def begin(measure: Callable[[Genomes], Measurements], left: Callable[[], int | None]) -> None:
+            measure(ladder)
+
         with tempfile.TemporaryDirectory() as folder, Journal.open(Path(folder) / "journal", {}, {}) as journal:
             evaluate = Recorded(self.measure, journal, QUANTITIES, QUANTITIES, spending=spending, least_chunk=4)
             result = run_search(
@@ -79,7 +84,7 @@ class Stored:
                 journal=journal,
                 budgets=[Budget(evaluations=evaluations)],
                 box=lambda losses: HypervolumeBox.around(np.concatenate([reference, losses]), LOG_SCALE),
-                starts=np.array([genome for _, genome in uniform_ladder(self.space)]),
+                begin=begin,
             )
         return result.archive
 

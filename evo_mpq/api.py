@@ -16,13 +16,17 @@ from typing import Any
 
 from torch import nn
 
+from evo_mpq import plugins
+from evo_mpq.allocating import Allocation, NotApplicable, allocate
 from evo_mpq.compress.module import CompressedModule, load_packed
 from evo_mpq.config import Config, Document, locate, object_name, validate
 from evo_mpq.config import load as load_config
 from evo_mpq.console import ConsoleReporter
+from evo_mpq.contributing import contribute
 from evo_mpq.errors import ConfigError, EvoMpqError, MeasurementError, Mistake, RunError
 from evo_mpq.network.calling import Forward
 from evo_mpq.problem import Problem, build_problem, fixed_threads
+from evo_mpq.reporters import Reporter, Silent
 from evo_mpq.reporting import report_of
 from evo_mpq.results.export import (
     FORMATS,
@@ -35,7 +39,7 @@ from evo_mpq.results.export import (
 )
 from evo_mpq.results.front import Front, Member
 from evo_mpq.results.run_directory import RunDirectory, identity_differences
-from evo_mpq.running import Outcome, Reporter, Silent, execute, front_so_far
+from evo_mpq.running import Outcome, execute, front_so_far
 
 _MAIN_GUARD = """\
 worker processes import your script again, so what starts the search must stand under a main guard:
@@ -106,8 +110,18 @@ class Run:
         return self.front.finished
 
     def pick(self, what: str) -> Member:
-        """The member that is meant by ``"knee"``, an id, or bounds like ``"size<=40kB"``; see `Front.pick`."""
-        return self.front.pick(what)
+        """The member that is meant by ``"knee"``, an id, or bounds like ``"size<=40kB"``; see `Front.pick`.
+
+        The id may also be that of what ``evo-mpq allocate`` chose in the same directory.
+        """
+        return self.allocation(what.strip()) or self.front.pick(what)
+
+    def allocation(self, name: str) -> Member | None:
+        """The choice of an allocation method of that id, see ``evo-mpq allocate``; None if there is none."""
+        for document in RunDirectory(self.path).read_allocations():
+            if document["id"] == name:
+                return Member.from_json(document)
+        return None
 
     def describe(self, pick: str | Member) -> str:
         """The search values of a member with their units, in a line."""
@@ -133,7 +147,7 @@ class Run:
         """
         directory = RunDirectory(self.path)
         directory.write_front(self.front)
-        directory.write_report(report_of(self._problem, directory.read_journal(), self.front, self.path, self.notes))
+        directory.write_report(report_of(self._problem, directory.read_journal(), self.front, directory, self.notes))
         return self.report()
 
     def module(self, pick: str | Member = "knee") -> CompressedModule:
@@ -331,6 +345,67 @@ def run_config(
                 interrupted=interrupted,
             )
     return Run(problem, path, outcome.front, outcome.notes), outcome
+
+
+def allocate_config(
+    config: Config,
+    path: Path,
+    methods: Sequence[str],
+    budget: str,
+    *,
+    workers: int | None = None,
+    reporter: Reporter | None = None,
+) -> list[Allocation | NotApplicable]:
+    """What allocation methods choose for a YAML; see `evo_mpq.allocating.allocate`.
+
+    Raises:
+        ConfigError: whatever is wrong; the message names the YAML.
+        KeyboardInterrupt: interrupted; what was measured is kept.
+    """
+    with _told_of(config.document), RunDirectory(path) as directory:
+        problem = build_problem(config.settings, config.base, (reporter or Silent()).stage)
+        seeders = {name: plugins.resolve(name, "seeders", config.base, ("--method",)) for name in methods}
+        with stop_on_interrupt() as interrupted:
+            return allocate(
+                problem,
+                directory,
+                seeders,
+                budget,
+                base=config.base,
+                workers=workers,
+                reporter=reporter,
+                interrupted=interrupted,
+            )
+
+
+def contribute_config(
+    config: Config,
+    path: Path,
+    estimator: str,
+    n_measurements: int | None,
+    *,
+    workers: int | None = None,
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
+    """What every gene of a YAML contributes to the loss; see `evo_mpq.contributing.contribute`.
+
+    Raises:
+        ConfigError: whatever is wrong; the message names the YAML.
+        KeyboardInterrupt: interrupted; what was measured is kept.
+    """
+    with _told_of(config.document), RunDirectory(path) as directory:
+        problem = build_problem(config.settings, config.base, (reporter or Silent()).stage)
+        with stop_on_interrupt() as interrupted:
+            return contribute(
+                problem,
+                directory,
+                estimator,
+                n_measurements,
+                base=config.base,
+                workers=workers,
+                reporter=reporter,
+                interrupted=interrupted,
+            )
 
 
 def located_problem(config: Config, reporter: Reporter | None = None, *, any_device: bool = False) -> Problem:

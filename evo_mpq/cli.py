@@ -1,4 +1,4 @@
-"""The commands: run, check, report, export, list, init, schema. Heavy packages are imported where they are used."""
+"""The commands, from run to schema. Heavy packages are imported when needed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from evo_mpq.errors import ConfigError, EvoMpqError, Mistake
 
 if TYPE_CHECKING:
     from evo_mpq.config import Config
-    from evo_mpq.running import Reporter
+    from evo_mpq.reporters import Reporter
 
 
 class Command(TyperCommand):
@@ -83,6 +83,13 @@ def complete_pick(ctx: typer.Context, incomplete: str) -> list[str]:
     return [name for name in ["knee", *(member.id for member in members)] if name.startswith(incomplete)]
 
 
+def complete_method(incomplete: str) -> list[str]:
+    """Allocation methods that begin like what was typed."""
+    from evo_mpq.plugins import available
+
+    return [name for name in ["all", *available("seeders")] if name.startswith(incomplete)]
+
+
 def complete_setting(incomplete: str) -> list[str]:
     """Keys that a YAML may have, as ``--set`` takes them."""
     from evo_mpq.config import json_schema
@@ -132,6 +139,7 @@ class Offer(StrEnum):
     data = "data"
     objectives = "objectives"
     quantizers = "quantizers"
+    seeders = "seeders"
     search_spaces = "search-spaces"
 
 
@@ -259,6 +267,80 @@ def export(
     for note in notes:
         reporter.note(note)
     typer.echo(f"{out}: {out.stat().st_size:,} bytes, point {member.id}: {found.describe(member)}")
+
+
+@app.command(cls=Command)
+def allocate(
+    space: Space,
+    budget: Annotated[str, typer.Option(help='What the policy may cost, such as "size<=40kB".')],
+    method: Annotated[
+        str,
+        typer.Option(
+            help="An allocation method (see `evo-mpq list seeders`), or all for a table of all of them.",
+            autocompletion=complete_method,
+        ),
+    ] = "sensitivity",
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Run directory; default: runs/<name>.")] = None,
+    overrides: Overrides = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes that measure. Default: auto.")] = None,
+    base: Base = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Let a known recipe choose one policy within a budget, and measure it: what other tools give, in their time.
+
+    The policy is kept in DIR/allocations; its id goes to evo-mpq export like that of a point of a front. What is
+    measured here a run in the same directory need not measure again, and nothing else about that run changes. A search,
+    evo-mpq run, is never worse than the recipes that it begins with.
+    """
+    from evo_mpq.api import allocate_config
+    from evo_mpq.console import ConsoleReporter, print_allocations
+    from evo_mpq.plugins import available
+
+    reporter = ConsoleReporter(quiet=quiet)
+    with reporter.running():
+        config = _config(space, overrides, base, reporter)
+        path = out or Path("runs") / config.settings.name
+        methods = list(available("seeders")) if method == "all" else [method]
+        found = allocate_config(config, path, methods, budget, workers=workers, reporter=reporter)
+    print_allocations(found)
+    exporting = shlex.join(["evo-mpq", "export", str(path)])
+    typer.echo(f"Kept in {path / 'allocations'}; write the file of one with: {exporting} --pick ID --out FILE")
+
+
+@app.command(cls=Command)
+def contributions(
+    space: Space,
+    estimator: Annotated[
+        str, typer.Option(help="kernel (accurate with few measurements), lattice, permutation or exact.")
+    ] = "kernel",
+    measurements: Annotated[
+        int | None, typer.Option(min=1, help="For the estimator; default: 4 per gene. Sensitivities come besides.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Run directory; default: runs/<name>.")] = None,
+    overrides: Overrides = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes that measure. Default: auto.")] = None,
+    base: Base = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Say which layers, and which of their bits, channels and blocks matter: Shapley contributions to the loss.
+
+    Each step that a gene can take, such as from 4 to 3 bits, gets its share of the loss between the most expensive and
+    the cheapest network, averaged over the orders in which all steps could be taken. They are kept in
+    DIR/contributions.json and shown in the run's report. What is measured here a run in the same directory need not
+    measure again, and nothing else about that run changes.
+    """
+    from evo_mpq.api import contribute_config
+    from evo_mpq.console import ConsoleReporter, print_contributions
+
+    reporter = ConsoleReporter(quiet=quiet)
+    with reporter.running():
+        config = _config(space, overrides, base, reporter)
+        path = out or Path("runs") / config.settings.name
+        found = contribute_config(config, path, estimator, measurements, workers=workers, reporter=reporter)
+    print_contributions(found)
+    typer.echo(f"Kept in {path / 'contributions.json'}, which the report of a run in {path} shows")
 
 
 @app.command("list", cls=Command)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
+from evo_mpq.allocating import Allocation, NotApplicable
 from evo_mpq.optimize.loop import Progress as SearchProgress
 from evo_mpq.results.front import Front, Member
 
@@ -154,6 +155,54 @@ def front_table(front: Front, most: int = _MOST_ROWS) -> Table:
             f"{member.id} knee" if member.id == knee else member.id,
             *(_number(member.search.get(column.name)) for column in front.objectives),
             *(_number(None if (value := member.test[name]) is None else value.value) for name in tested),
+        )
+    return table
+
+
+def print_contributions(document: Mapping[str, Any]) -> None:
+    """Prints what each gene contributes to the loss as a table on stdout, the largest first."""
+    console = stdout_console()
+    table = Table(
+        title=f"{document['objective']['name']} by gene, from {document['top']:.4g} to {document['bottom']:.4g} "
+        f"({document['measurements']} measurements)",
+        title_justify="left",
+        header_style="bold",
+    )
+    for name in ("gene", "contributes", "±", "step by step"):
+        table.add_column(name, justify="right" if name in ("contributes", "±") else "left")
+    for gene in sorted(document["genes"], key=lambda gene: -gene["total"]):
+        steps = ", ".join(f"{step['from']}→{step['to']}: {step['loss']:.3g}" for step in gene["steps"])
+        table.add_row(gene["name"], f"{gene['total']:.4g}", f"{1.96 * gene['total_error']:.2g}", steps)
+    console.print(table)
+
+
+def print_allocations(found: Sequence[Allocation | NotApplicable]) -> None:
+    """Prints what allocation methods chose as a table on stdout, the best first, and why some could not."""
+    console = stdout_console()
+    chosen = [entry for entry in found if isinstance(entry, Allocation)]
+    if chosen:
+        console.print(_allocation_table(chosen))
+    for entry in found:
+        if isinstance(entry, NotApplicable):
+            console.print(f"{entry.method}: {entry.why}")
+
+
+def _allocation_table(chosen: Sequence[Allocation]) -> Table:
+    first = chosen[0].member
+    table = Table(header_style="bold")
+    table.add_column("method")
+    table.add_column("id")
+    for name in [*first.search, *(f"test {name}" for name in first.test), "measurements", "CPU s"]:
+        table.add_column(name, justify="right")
+    for entry in sorted(chosen, key=lambda entry: next(iter(entry.member.search.values())) or 0.0):
+        member = entry.member
+        table.add_row(
+            entry.method,
+            member.id,
+            *map(_number, member.search.values()),
+            *(_number(None if value is None else value.value) for value in member.test.values()),
+            str(entry.measurements),
+            f"{entry.cpu_seconds:.1f}",
         )
     return table
 

@@ -31,6 +31,7 @@ GROUPS: Mapping[str, str] = {
     "data": "data set",
     "objectives": "objective",
     "quantizers": "quantizer",
+    "seeders": "allocation method",
 }
 """What can be named, and what one of it is called; the entry-point groups are ``evo_mpq.models`` and so on."""
 
@@ -362,6 +363,12 @@ def _names(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int, ...], s
         listed = values.get(key)
         entries = listed if isinstance(listed, list) else []
         sections += [((key, place), "objectives", entry) for place, entry in enumerate(entries)]
+    search = values.get("search")
+    fitness = search.get("fitness") if isinstance(search, Mapping) else None
+    listed = fitness.get("seeds") if isinstance(fitness, Mapping) else None
+    for place, name in enumerate(listed if isinstance(listed, list) else []):
+        if isinstance(name, str) and name.strip():
+            yield ("search", "fitness", "seeds", place), "seeders", name
     for path, group, section in sections:
         kind = section.get("kind") if isinstance(section, Mapping) else section
         if isinstance(kind, str) and kind.strip():

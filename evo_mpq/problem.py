@@ -28,6 +28,7 @@ from evo_mpq.network.data.splits import Splits
 from evo_mpq.network.network import Network, trace_network
 from evo_mpq.network.products import Product
 from evo_mpq.network.weights import load_weights
+from evo_mpq.optimize.seeders.seeder import Seeder
 from evo_mpq.quantities import Quantities, read_quantities
 from evo_mpq.space.building import SpaceGroup, SpaceLayer, build_space
 from evo_mpq.space.genes import BIT_KINDS
@@ -62,6 +63,7 @@ class Problem:
         measured: what is measured of candidates.
         notes: what the user should know about network and data.
         objects: the user's own objects, whose source files are watched.
+        seeders: the allocation methods that the settings name.
     """
 
     settings: Settings
@@ -71,6 +73,7 @@ class Problem:
     measured: Quantities
     notes: tuple[str, ...] = ()
     objects: tuple[Any, ...] = field(default=(), repr=False)
+    seeders: Mapping[str, Seeder] = field(default_factory=dict, repr=False)
 
     @property
     def quantities(self) -> tuple[Quantity, ...]:
@@ -217,6 +220,8 @@ def _build(settings: Settings, base: Path | None, progress: ReportProgress, any_
     mistakes.check()  # nothing needs to be loaded to tell these
     with mistakes.about("objectives"):
         quantities = read_quantities(settings, base)
+    with mistakes.about("search"):
+        seeders = _seeders(settings, base)
     loaded = _load(settings, base, progress, mistakes)
     if loaded is not None:
         with mistakes.about("space"):
@@ -242,8 +247,26 @@ def _build(settings: Settings, base: Path | None, progress: ReportProgress, any_
             *_kept_blocks(settings, network),
             *_notes_on_device(device_name(settings.compute.device), compressor),
         ),
-        (*loaded.objects, *quantities.sources),
+        (*loaded.objects, *quantities.sources, *seeders.values()),
+        seeders,
     )
+
+
+def _seeders(settings: Settings, base: Path | None) -> dict[str, Seeder]:
+    """The allocation methods that the settings name, by their names."""
+    path = ("search", "fitness", "seeds")
+    seeders: dict[str, Seeder] = {}
+    mistakes = Mistakes()
+    for place, kind in enumerate(settings.search.fitness.seeds):
+        with mistakes.about(*path, place):
+            seeder = plugins.resolve(kind, "seeders", base, (*path, place))
+            if not callable(seeder):
+                raise ConfigError(
+                    [Mistake((*path, place), f"{_name_of(kind)} is no function of space, tables, budgets")]
+                )
+            seeders[_name_of(kind)] = seeder
+    mistakes.check()
+    return seeders
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from evo_mpq import plugins
 from evo_mpq.config import dump, resolved
+from evo_mpq.errors import RunError
 from evo_mpq.measure.candidate import Candidate
 from evo_mpq.measure.measurements import Values
 from evo_mpq.network.products import Product
 from evo_mpq.optimize.loop import Result
-from evo_mpq.optimize.starts import uniform_ladder
 from evo_mpq.problem import Problem
 from evo_mpq.results.front import Front, GenomeKey, Hypervolume, Member, build_front, front_rows
 from evo_mpq.results.journal import Journal
 from evo_mpq.results.remains import inactive_genes, prunable_layers, remains
 from evo_mpq.results.report import write_report
-from evo_mpq.results.run_directory import versions
+from evo_mpq.results.run_directory import RunDirectory, versions
 from evo_mpq.results.savings import savings
 from evo_mpq.space.genes import DROP_KIND
-from evo_mpq.space.search_space import SearchSpace
 from evo_mpq.typing import BoolVector, FloatVector, Genomes
 
 
@@ -58,18 +57,21 @@ def front_genomes(problem: Problem, journal: Journal) -> list[GenomeKey]:
     return [tuple(genome) for genome in genomes[rows].tolist()]
 
 
-def seeds(space: SearchSpace) -> list[tuple[str, GenomeKey]]:
-    """Name and genome of the recipes that a front is compared with."""
-    return [(f"uniform {name}", tuple(genome.tolist())) for name, genome in uniform_ladder(space)]
-
-
-def front_of(problem: Problem, journal: Journal, result: Result, *, finished: bool) -> Front:
+def front_of(
+    problem: Problem,
+    journal: Journal,
+    result: Result,
+    recipes: Sequence[tuple[str, GenomeKey]],
+    *,
+    finished: bool,
+) -> Front:
     """The front of everything that was measured.
 
     Args:
         problem: that was searched.
         journal: what was measured.
         result: of the search, for its hypervolume.
+        recipes: name and genome of those that the front is compared with.
         finished: whether the budget was spent and the test split shown; until then there are no test values, not
             even of members that an earlier budget ended with.
     """
@@ -83,7 +85,7 @@ def front_of(problem: Problem, journal: Journal, result: Result, *, finished: bo
         genomes=genomes,
         values=values.values,
         feasible=feasible_rows(problem, values),
-        seeds=seeds(problem.space),
+        seeds=recipes,
         reference={
             quantity.name: float("nan") if value is None else value
             for quantity, value in zip(problem.quantities, reference.values if reference else (), strict=False)
@@ -125,18 +127,32 @@ def why_empty(problem: Problem, journal: Journal) -> str:
     return f"none of {len(values)} measured candidates meets {listed}; loosen the constraints or offer other options"
 
 
-def report_of(problem: Problem, journal: Journal, front: Front, directory: Path, notes: Sequence[str]) -> str:
+def report_of(problem: Problem, journal: Journal, front: Front, directory: RunDirectory, notes: Sequence[str]) -> str:
     """The report of a run as HTML.
 
     Args:
         problem: that was searched.
         journal: what was measured.
         front: of it.
-        directory: of the run, for the commands to copy.
+        directory: of the run, for the commands to copy and for what was found beside the run. What is there and
+            cannot be read is a note in the report.
         notes: what the user should know.
     """
-    facts = _facts(problem, journal, front, directory, notes)
-    return write_report(front.to_json(), _candidates(problem, journal), facts)
+    beside, unread = _beside(directory)
+    facts = _facts(problem, journal, front, directory, [*notes, *unread])
+    return write_report(front.to_json(), _candidates(problem, journal), {**facts, **beside})
+
+
+def _beside(directory: RunDirectory) -> tuple[dict[str, Any], list[str]]:
+    """Contributions and allocations that were made in the directory of a run, and why some cannot be read."""
+    found: dict[str, Any] = {}
+    unread = []
+    for name, read in (("contributions", directory.read_contributions), ("allocations", directory.read_allocations)):
+        try:
+            found[name] = read()
+        except RunError as error:
+            unread.append(str(error))
+    return found, unread
 
 
 def _candidates(problem: Problem, journal: Journal) -> dict[str, Any]:
@@ -158,7 +174,9 @@ def _candidates(problem: Problem, journal: Journal) -> dict[str, Any]:
     }
 
 
-def _facts(problem: Problem, journal: Journal, front: Front, directory: Path, notes: Sequence[str]) -> dict[str, Any]:
+def _facts(
+    problem: Problem, journal: Journal, front: Front, directory: RunDirectory, notes: Sequence[str]
+) -> dict[str, Any]:
     """What else the report tells about a run; see `evo_mpq.results.report.report_data`."""
     network, space = problem.network, problem.space
     return {
@@ -182,7 +200,8 @@ def _facts(problem: Problem, journal: Journal, front: Front, directory: Path, no
         "log10_genomes": space.log10_genomes,
         "settings": dump(resolved(problem.settings)),
         "versions": versions(),
-        "directory": str(directory),
+        "directory": str(directory.path),
+        "methods": plugins.available("seeders"),
         "test_shown": journal.n_held_out,
         "notes": list(notes),
         "samples": {name: len(getattr(network.splits, name)) for name in ("calibration", "search", "test")},

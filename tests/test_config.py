@@ -60,7 +60,7 @@ MISTAKES = {
     "compute: {`zzz: 1}": "compute.zzz: unknown key; known are device, workers, threads, memory",
     "space: {defaults: {weight_bits: 2}, `prunes: {}}": "space.prunes: unknown key (did you mean prune?)",
     "space: {`architectures: {}}": "space.architectures: unknown key (did you mean architecture?)",
-    "search: {`fitness: x}": "search.fitness: unknown key",
+    "search: {`gamma: x}": "search.gamma: unknown key",
     # duplicate keys
     "seed: 1\n`seed: 2": "seed: is given twice, first in line 3; keep one of the two",
     "space: {layers: {a: {}, `a: {}}}": "space.layers.a: is given twice",
@@ -97,6 +97,10 @@ MISTAKES = {
     "search: {minutes: `.inf}": "search.minutes: must be a finite number, got inf",
     "search: {minutes: `.nan}": "search.minutes: must be",
     "search: {stall: `-3}": "search.stall: must be at least 1, got -3",
+    "search: {fitness: {seeds: `uniform}}": "search.fitness.seeds: must be a list",
+    "search: {fitness: {seeds: [uniform, `3]}}": 'search.fitness.seeds[1]: must be a name or "module:attribute"',
+    "search: {fitness: {seeds: `[clado, clado]}}": 'search.fitness.seeds: "clado" is repeated',
+    "search: {fitness: {`seed: [clado]}}": "search.fitness.seed: unknown key (did you mean seeds?)",
     "search: {algorithm: `nsga3}": 'search.algorithm: must be nsga2, random or exhaustive, got "nsga3" (did',
     "correction: `no": "correction: must be none, bias or scale_bias, got false",
     "correction: `null": "correction: must be none, bias or scale_bias, got null (did you mean none?)",
@@ -283,7 +287,12 @@ def test_the_least_has_every_default(tmp_path):
         "correction": "scale_bias",
         "objectives": [{"kind": "kl_divergence"}, {"kind": "size"}],
         "constraints": [],
-        "search": {"algorithm": "nsga2", "population": 10, "evaluations": 400},
+        "search": {
+            "algorithm": "nsga2",
+            "population": 10,
+            "fitness": {"seeds": ["uniform", "sensitivity", "shapley"]},
+            "evaluations": 400,
+        },
         "compute": {"device": "auto", "workers": "auto", "threads": 1, "memory": "2 GiB"},
     }
 

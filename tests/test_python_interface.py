@@ -32,8 +32,9 @@ from evo_mpq.errors import ConfigError, RunError
 from evo_mpq.measure.executors import InProcess, Processes
 from evo_mpq.measure.objectives import SampleMean
 from evo_mpq.problem import build_problem
+from evo_mpq.reporters import Logged, Silent
 from evo_mpq.results.run_directory import RunDirectory
-from evo_mpq.running import Logged, Silent, _start_executor
+from evo_mpq.session import start_executor
 
 SPACE = {"defaults": {"weight_bits": [2, 3, 4, 8]}}
 
@@ -308,7 +309,7 @@ def test_what_does_not_pickle_is_measured_in_this_process(tmp_path):
         values = {"model": build, "data": load, "space": SPACE, "objectives": list(objectives)}
         problem = build_problem(validate(values))
         said = Logged(Silent(), RunDirectory(tmp_path))
-        executor = _start_executor(problem, 2, said)
+        executor = start_executor(problem, 2, said)
         executor.close()
         return type(executor), said.notes
 
@@ -331,7 +332,7 @@ def test_one_process_measures_on_an_accelerator(tmp_path, monkeypatch):
     started = []
     monkeypatch.setattr("evo_mpq.running.InProcess", lambda *arguments: started.append(arguments[-1]))
     for workers in (1, "auto"):
-        _start_executor(problem, workers, Logged(Silent(), RunDirectory(tmp_path)))
+        start_executor(problem, workers, Logged(Silent(), RunDirectory(tmp_path)))
     assert started == ["cuda", "cuda"]
     with pytest.raises(ConfigError, match=r"compute\.workers: one process measures on cuda.* not 2"):
         on_an_accelerator(monkeypatch, workers=2)

@@ -113,7 +113,7 @@ def test_a_run_from_an_accelerator_is_opened_and_exported_where_there_is_none(tm
     place = "evo_mpq.measure.breadth_first.Placement"  # what is said to be on cuda is computed here
     with monkeypatch.context() as there:
         there.setattr("evo_mpq.problem.why_unavailable", lambda device: None)
-        there.setattr("evo_mpq.running.full_name", lambda device: device)
+        there.setattr("evo_mpq.session.full_name", lambda device: device)
         there.setattr(place, lambda compressor, device, memory: Placement(compressor, "cpu", memory))
         run(yaml, out, "--device", "cuda:0")
     assert json.loads((out / "environment.json").read_text())["device"] == "cuda"

@@ -389,11 +389,16 @@ class Compressor:
         with torch.no_grad():
             return self.program.live_bytes(inputs, self.choice(policy))
 
-    def packed_bytes(self, policy: Policy) -> int:
-        """Length in bytes of the packed file of ``policy``, known before anything is measured."""
-        return self._header_bytes + self.layout.n_bytes(
-            policy, self.computed_nodes(policy), reference=self.is_reference(policy)
-        )
+    def packed_bytes(self, policy: Policy, *, as_candidate: bool = False) -> int:
+        """Length in bytes of the packed file of ``policy``, known before anything is measured.
+
+        Args:
+            policy: what to pack.
+            as_candidate: count also the uncompressed network in the form of all others, which store an affine for
+                every layer: then the length is a constant plus a sum over layers.
+        """
+        reference = self.is_reference(policy) and not as_candidate
+        return self._header_bytes + self.layout.n_bytes(policy, self.computed_nodes(policy), reference=reference)
 
     def pack(self, module: CompressedModule) -> bytes:
         """The packed file of a module that this compressor made."""

@@ -341,6 +341,17 @@ class QuantizerSettings(Section):
     """How activations are quantized."""
 
 
+class FitnessSettings(Section):
+    """What a search is told before it begins."""
+
+    seeds: Annotated[tuple[Kind, ...], AfterValidator(check.distinct)] = Field(
+        default=("uniform", "sensitivity", "shapley"), examples=[["uniform", "sensitivity", "clado"]]
+    )
+    """Allocation methods whose choices are measured first, so that the front is never worse than they are: uniform
+    measures the uniform recipes, see evo-mpq list seeders. Tables of sensitivities that others need are measured, too.
+    At most a quarter of what such a table leaves of the budget goes to them. An empty list begins at random."""
+
+
 class SearchSettings(Section):
     """How the space is searched, and for how long; the first limit that is reached ends the search."""
 
@@ -349,6 +360,9 @@ class SearchSettings(Section):
 
     population: AtLeastTwo = SMALL_POPULATION
     """Candidates per generation. Without it, 10, and 20 for three or more objectives."""
+
+    fitness: FitnessSettings = Field(default_factory=FitnessSettings)
+    """What the search is told before it begins; for nsga2."""
 
     evaluations: Positive | None = None
     """Measurements in all, reference and seeds included. Without it, and without minutes and stall, 400; an

@@ -220,6 +220,14 @@ def device(value: Any) -> str:
     raise ValueError(f"must be auto, cpu, or an accelerator such as cuda or cuda:1, got {shown(value)}{hint}")
 
 
+def distinct(value: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A list without repeated entries."""
+    repeated = [entry for place, entry in enumerate(value) if entry in value[:place]]
+    if repeated:
+        raise ValueError(f"{shown(repeated[0])} is repeated")
+    return value
+
+
 def not_empty(value: tuple[Any, ...]) -> tuple[Any, ...]:
     """A list with at least one entry."""
     if not value:

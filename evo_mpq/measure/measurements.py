@@ -65,3 +65,8 @@ class Measurements:
         """``(n,)`` rows that succeeded and meet every constraint."""
         met: BoolVector = np.all(self.violations <= 0, axis=1)
         return self.succeeded & met
+
+    def rows(self, which: BoolVector) -> Measurements:
+        """Some of the rows."""
+        failures = tuple(failure for failure, wanted in zip(self.failures, which, strict=True) if wanted)
+        return Measurements(self.losses[which], self.violations[which], self.standard_errors[which], failures)

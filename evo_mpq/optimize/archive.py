@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evo_mpq.measure.measurements import Measurements
-from evo_mpq.optimize.searcher import genome_keys
+from evo_mpq.optimize.searcher import first_of_new, genome_keys
 from evo_mpq.typing import BoolVector, FloatMatrix, Genomes, Losses
 
 Number = TypeVar("Number", bound=np.generic)
@@ -113,6 +113,10 @@ class Archive:
             self.lowest_violation = min(self.lowest_violation, float(totals[row]))
             if feasible[row]:
                 self._offer(place, measurements.losses[row])
+
+    def new(self, genomes: Genomes) -> BoolVector:
+        """``(n,)`` rows that were not measured and repeat no earlier row."""
+        return first_of_new(genome_keys(genomes), self._rows)
 
     def contains(self, genome: Sequence[int] | npt.NDArray[np.int64]) -> bool:
         """Whether the genome was measured."""

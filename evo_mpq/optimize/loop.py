@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -26,12 +27,25 @@ __all__ = [
     "Result",
     "Row",
     "Spending",
+    "Spent",
     "run_search",
 ]
+
+_START_PIECE = 16
+"""Genomes that are measured before the search between two looks at the clock."""
+
+Begin = Callable[[Callable[[Genomes], Measurements], Callable[[], int | None]], None]
+"""What is measured before a search. It is given a function that measures genomes, and raises `Spent` where the first
+budget does not reach, whatever it measured until then being kept; and one that says how many measurements are left,
+None for any number."""
 
 Screen = Callable[[Genomes], FloatMatrix]
 """``(n, n_genes)`` genomes to ``(n, n_constraints)`` violations of the constraints that need no measuring;
 0 in the columns of the others."""
+
+
+class Spent(Exception):  # noqa: N818 - no error: there is a budget
+    """The budget ended before all that was to be measured before the search."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +106,7 @@ def run_search(
     journal: Journal,
     budgets: Sequence[Budget],
     box: Callable[[Losses], HypervolumeBox],
-    starts: Genomes | None = None,
+    begin: Begin | None = None,
     screen: Screen | None = None,
     patience: int | None = 200,
     archive: Archive | None = None,
@@ -113,7 +127,7 @@ def run_search(
         budgets: all that the run was given, in order; each limits the totals of the run.
         box: makes the frame of the hypervolume from ``(n, n_objectives)`` losses of the starts that succeeded
             (of the first generation, where none did); the caller adds the reference's. It stays fixed.
-        starts: ``(n, n_genes)`` different genomes to measure first, as far as the first budget goes.
+        begin: measures what the search begins with, such as recipes, by the function that it is called with.
         screen: finds genomes that are not worth measuring; the searcher is told their violations only.
         patience: generations in a row that the screen may leave nothing of before the search gives up; None
             for any number (exhaustive search ends by itself).
@@ -134,7 +148,7 @@ def run_search(
         archive = Archive(space.n_genes, len(evaluate.objectives), len(evaluate.constraints))
     stopwatch = _Stopwatch(journal, clock)
     loop = _Loop(space, searcher, evaluate, journal, box, screen, patience, archive, stopwatch, on_progress)
-    return loop.run(budgets, starts)
+    return loop.run(budgets, begin)
 
 
 @dataclass
@@ -157,15 +171,16 @@ class _Loop:
     generation: int = 0
     rejected_in_a_row: int = 0
     adopted: bool = False
+    starts_ended: list[int] = field(default_factory=list)
     hypervolumes: list[tuple[int, float]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def run(self, budgets: Sequence[Budget], starts: Genomes | None) -> Result:
+    def run(self, budgets: Sequence[Budget], begin: Begin | None) -> Result:
         reason = "exhausted"
         try:
             self.budget = budgets[0]
-            if starts is not None:
-                self.measure_starts(starts)
+            if begin is not None:
+                self.begin_with(begin)
             for budget in budgets:
                 self.budget = budget
                 reason = self.spend()
@@ -220,14 +235,48 @@ class _Loop:
             limits.append(max(1, int(fitting)))
         return min((limit for limit in limits if limit is not None), default=None)
 
-    def measure_starts(self, starts: Genomes) -> None:
-        starts = starts[: self.evaluations_left()]
-        if len(starts):
-            self.journal.asked(0, starts)
-            measurements = self.measure(starts)
-            self.archive.add(starts, measurements)
-            self.searcher.remember(starts, measurements)
+    def begin_with(self, begin: Begin) -> None:
+        with contextlib.suppress(Spent):
+            begin(self.measure_start, self.limit)
+        if len(self.archive):
+            self.fix_box()
+            self.hypervolumes_so_far()
             self.end_generation()
+
+    def measure_start(self, genomes: Genomes) -> Measurements:
+        """Measures genomes before the search, a few at a time where the clock may end it.
+
+        Raises:
+            Spent: the budget allows only some of them, which were measured.
+        """
+        left = self.evaluations_left()
+        affordable = len(genomes)
+        if left is not None:
+            affordable = int((np.cumsum(~self.evaluate.counted(genomes)) <= left).sum())
+        size = affordable if self.budget.minutes is None else _START_PIECE
+        for start in range(0, affordable, max(1, size)):
+            if self.budget.minutes is not None and self.stopwatch.read() >= 60 * self.budget.minutes:
+                raise Spent
+            piece = genomes[start : min(start + size, affordable)]
+            self.journal.asked(0, piece)
+            measurements = self.measure(piece)
+            new = self.archive.new(piece)
+            self.archive.add(piece, measurements)
+            self.searcher.remember(piece[new], measurements.rows(new))
+            self.starts_ended.append(len(self.archive))
+            self.report()
+        if affordable < len(genomes):
+            raise Spent
+        _, measurements = self.evaluate.known(genomes)
+        return measurements
+
+    def hypervolumes_so_far(self) -> None:
+        """Of the front after each step of the start but the last one, now that there is a box."""
+        if self.box is not None:
+            rows = self.archive.measurements
+            for end in self.starts_ended[:-1]:
+                feasible = rows.feasible[:end]
+                self.hypervolumes.append((end, self.box.hypervolume(rows.losses[:end][feasible])))
 
     def run_generation(self, genomes: Genomes) -> None:
         self.generation += 1

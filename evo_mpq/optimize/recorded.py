@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
 import numpy as np
 
 from evo_mpq.measure.measurements import Measurements, Values
+from evo_mpq.optimize.searcher import first_of_new
 from evo_mpq.typing import BoolVector, Genomes
 
 if TYPE_CHECKING:  # it imports torch, which searching does not need
@@ -86,6 +87,10 @@ class Spending:
         self._counted: set[object] = set()
         self.evaluations = 0.0
 
+    def counted(self, what: object) -> bool:
+        """Whether a measurement was counted."""
+        return what in self._counted
+
     def count(self, what: object, share: float = 1.0) -> None:
         """Count a measurement.
 
@@ -113,6 +118,7 @@ class Recorded:
         spending: counts what is measured; shared among all that draw on one budget.
         fidelity: under which the journal files the values, e.g. ``"search"`` or ``"search[:2]"``.
         share: what a measurement counts, k/K at the fidelity of k of K batches.
+        alike: other fidelities that mean the same; what the journal knows at one of them is taken over.
         interrupted: asked before each chunk whether to stop.
         clock: seconds since some moment.
         chunk_seconds: aim of a chunk's duration.
@@ -130,6 +136,7 @@ class Recorded:
         spending: Spending | None = None,
         fidelity: str = "search",
         share: float = 1.0,
+        alike: Sequence[str] = (),
         interrupted: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
         chunk_seconds: float = 3.0,
@@ -147,6 +154,7 @@ class Recorded:
         self._columns = {quantity.name: column for column, quantity in enumerate(quantities)}
         self._fidelity = fidelity
         self._share = share
+        self._alike = alike
         self._interrupted = interrupted
         self._clock = clock
         self._chunk_seconds = chunk_seconds
@@ -164,6 +172,7 @@ class Recorded:
             Interrupted: between two chunks; `known` has what was measured until then.
         """
         keys = _keys(genomes)
+        self._take_over(keys)
         for key in keys:
             if self._journal.known(key, self._fidelity) is not None:
                 self._count(key)
@@ -173,11 +182,29 @@ class Recorded:
             on_chunk()
         return self.measurements(self._values(keys))
 
+    def _take_over(self, keys: Sequence[tuple[int, ...]]) -> None:
+        """Writes down anew what is known of genomes at a fidelity that means the same."""
+        for fidelity in self._alike:
+            new = [
+                key
+                for key in dict.fromkeys(keys)
+                if self._journal.known(key, self._fidelity) is None and self._journal.known(key, fidelity) is not None
+            ]
+            if new:
+                values = self._values(new, fidelity)
+                genomes = np.array(new, dtype=np.int64)
+                self._journal.measured(genomes, values, cpu_seconds=0.0, samples=0, fidelity=self._fidelity)
+
     def known(self, genomes: Genomes) -> tuple[BoolVector, Measurements]:
         """``(n,)`` which rows the journal knows, and the measurements of those."""
         keys = _keys(genomes)
         rows = np.array([self._journal.known(key, self._fidelity) is not None for key in keys], dtype=bool)
         return rows, self.measurements(self._values([key for key, row in zip(keys, rows, strict=True) if row]))
+
+    def counted(self, genomes: Genomes) -> BoolVector:
+        """``(n,)`` rows that cost the budget nothing more: counted already, or repeating an earlier row."""
+        names = [self._name(key) for key in _keys(genomes)]
+        return ~first_of_new(names, {name for name in names if self.spending.counted(name)})
 
     def everything_known(self) -> tuple[Genomes, Measurements]:
         """All genomes in the journal, in the order of measuring, and their measurements; all count."""
@@ -238,8 +265,8 @@ class Recorded:
         fitting = int(self._chunk_seconds * len(keys) / max(seconds, 1e-9))
         self._chunk = max(self._least_chunk, min(fitting, 4 * self._chunk))
 
-    def _values(self, keys: Sequence[tuple[int, ...]]) -> Values:
-        rows = [self._journal.known(key, self._fidelity) for key in keys]
+    def _values(self, keys: Sequence[tuple[int, ...]], fidelity: str | None = None) -> Values:
+        rows = [self._journal.known(key, fidelity or self._fidelity) for key in keys]
         found = [row for row in rows if row is not None]
         shape = (len(found), len(self._columns))
         # None becomes NaN.
@@ -250,7 +277,11 @@ class Recorded:
         )
 
     def _count(self, key: tuple[int, ...]) -> None:
-        self.spending.count((self._fidelity, np.array(key, dtype=np.int16).tobytes()), self._share)
+        self.spending.count(self._name(key), self._share)
+
+    def _name(self, key: tuple[int, ...]) -> tuple[str, bytes]:
+        """Names a measurement, in few bytes."""
+        return self._fidelity, np.array(key, dtype=np.int16).tobytes()
 
     def _not_finite(self, row: np.ndarray, columns: Sequence[int]) -> str | None:
         for name, column in self._columns.items():

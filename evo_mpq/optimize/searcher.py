@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Container, Hashable, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -46,6 +47,12 @@ def genome_keys(genomes: Genomes) -> list[bytes]:
     return [row.tobytes() for row in rows]
 
 
+def first_of_new(keys: Sequence[Hashable], known: Container[Any]) -> BoolVector:
+    """``(n,)`` which keys are not known and repeat no earlier one."""
+    first = {key: row for row, key in reversed(list(enumerate(keys)))}
+    return np.array([key not in known and first[key] == row for row, key in enumerate(keys)], dtype=bool)
+
+
 class SeenGenomes:
     """A set of genomes.
 
@@ -73,9 +80,7 @@ class SeenGenomes:
 
     def new(self, genomes: Genomes) -> BoolVector:
         """``(n,)`` rows that are not in the set and repeat no earlier row."""
-        keys = genome_keys(genomes)
-        first = {key: row for row, key in reversed(list(enumerate(keys)))}
-        return np.array([key not in self._keys and first[key] == row for row, key in enumerate(keys)], dtype=bool)
+        return first_of_new(genome_keys(genomes), self._keys)
 
 
 class UnseenGenomes:

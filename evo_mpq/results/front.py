@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.resources import files
@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from evo_mpq.errors import ConfigError, RunError
 from evo_mpq.measure.bounds import Bound, parse_bounds
-from evo_mpq.measure.statistics import Groups, Interval, Verdict, verdict
+from evo_mpq.measure.statistics import Groups, Interval, Verdict, verdicts
 from evo_mpq.optimize.pareto import in_scale, knee, non_dominated
 from evo_mpq.results.journal import HeldOut
 from evo_mpq.space.policy import Policy
@@ -88,6 +88,31 @@ class Member:
     policy: Policy
     search: SearchValues = field(hash=False)
     test: TestValues = field(hash=False)
+
+    def to_json(self, exact: Collection[str] = ()) -> dict[str, Any]:
+        """As in ``front.json``; values of the quantities named in ``exact`` are whole where they are integers."""
+        return {
+            "id": self.id,
+            "genome": list(self.genome),
+            "policy": self.policy.to_json(),
+            "search": _search_to_json(self.search, exact),
+            "test": _test_to_json(self.test),
+        }
+
+    @staticmethod
+    def from_json(document: Mapping[str, Any]) -> Member:
+        """The member that ``to_json`` turned into ``document``.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is not of that form.
+        """
+        return Member(
+            document["id"],
+            tuple(document["genome"]),
+            Policy.from_json(document["policy"]),
+            _search_from_json(document["search"]),
+            _test_from_json(document["test"]),
+        )
 
 
 @dataclass(frozen=True)
@@ -290,16 +315,7 @@ class Front:
                 }
                 for seed in self.seeds
             ],
-            "members": [
-                {
-                    "id": member.id,
-                    "genome": list(member.genome),
-                    "policy": member.policy.to_json(),
-                    "search": _search_to_json(member.search, exact),
-                    "test": _test_to_json(member.test),
-                }
-                for member in self.members
-            ],
+            "members": [member.to_json(exact) for member in self.members],
         }
 
     @staticmethod
@@ -337,16 +353,7 @@ class Front:
                 )
                 for seed in document["seeds"]
             ),
-            members=tuple(
-                Member(
-                    member["id"],
-                    tuple(member["genome"]),
-                    Policy.from_json(member["policy"]),
-                    _search_from_json(member["search"]),
-                    _test_from_json(member["test"]),
-                )
-                for member in document["members"]
-            ),
+            members=tuple(map(Member.from_json, document["members"])),
         )
 
     @staticmethod
@@ -432,11 +439,13 @@ def build_front(
 
     lead = next((place for place, column in enumerate(columns) if column.kind == "measured"), 0)
 
-    def judged(genome: GenomeKey) -> Verdict | None:
+    def rival(genome: GenomeKey) -> GenomeKey | None:
         row = rows[genome]
         member = dominating_row(losses, front, row, lead) if feasible[row] else None
-        return None if member is None else _verdict(genome, key(member), held_out, columns[lead], groups)
+        return None if member is None else key(member)
 
+    measured = [(name, genome) for name, genome in seeds if genome in rows]
+    judged = _verdicts([(genome, rival(genome)) for _, genome in measured], held_out, columns[lead], groups)
     return Front(
         finished=finished,
         reproducible=reproducible,
@@ -449,9 +458,8 @@ def build_front(
         reference_search=_search_values(reference),
         reference_test=test(None),
         seeds=tuple(
-            Seed(name, genome, bool(feasible[rows[genome]]), search(rows[genome]), test(genome), judged(genome))
-            for name, genome in seeds
-            if genome in rows
+            Seed(name, genome, bool(feasible[rows[genome]]), search(rows[genome]), test(genome), found)
+            for (name, genome), found in zip(measured, judged, strict=True)
         ),
         members=tuple(
             Member(space.genome_id(key(row)), key(row), policy, search(row), test(key(row)))
@@ -496,17 +504,30 @@ def _column(quantity: Quantity) -> Column:
     return Column(quantity.name, quantity.unit, quantity.direction, quantity.kind, scale)
 
 
-def _verdict(
-    seed: GenomeKey,
-    member: GenomeKey,
+def _verdicts(
+    pairs: Sequence[tuple[GenomeKey, GenomeKey | None]],
     held_out: Mapping[GenomeKey | None, HeldOut],
     column: Column,
     groups: Groups,
-) -> Verdict | None:
-    pair = [held_out[genome].per_sample if genome in held_out else None for genome in (seed, member)]
-    if pair[0] is None or pair[1] is None or np.isnan(pair[0]).any() or np.isnan(pair[1]).any():
-        return None
-    return verdict(pair[0], pair[1], groups, direction=column.direction)
+) -> list[Verdict | None]:
+    """What the test split says of each seed and the member that dominates it; None where it cannot compare them."""
+    found: list[Verdict | None] = [None] * len(pairs)
+    compared: dict[int, tuple[FloatVector, FloatVector]] = {}
+    for place, (seed, member) in enumerate(pairs):
+        first, second = _per_sample(held_out.get(seed)), None if member is None else _per_sample(held_out.get(member))
+        if first is not None and second is not None:
+            compared[place] = first, second
+    if compared:
+        seeds, members = (np.stack(rows) for rows in zip(*compared.values(), strict=True))
+        for place, said in zip(compared, verdicts(seeds, members, groups, direction=column.direction), strict=True):
+            found[place] = said
+    return found
+
+
+def _per_sample(shown: HeldOut | None) -> FloatVector | None:
+    """Test values per sample, if all samples have one."""
+    values = None if shown is None else shown.per_sample
+    return None if values is None or np.isnan(values).any() else values
 
 
 def _excess(bound: Bound, value: float) -> float:
@@ -528,7 +549,7 @@ def _search_values(values: Mapping[str, float]) -> dict[str, float | None]:
     return {name: float(value) if math.isfinite(value) else None for name, value in values.items()}
 
 
-def _search_to_json(values: SearchValues, exact: set[str]) -> dict[str, float | None]:
+def _search_to_json(values: SearchValues, exact: Collection[str]) -> dict[str, float | None]:
     # bytes and operations are counted: 38400, not 38400.0
     return {
         name: int(value) if value is not None and name in exact and value.is_integer() else value

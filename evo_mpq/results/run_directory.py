@@ -187,6 +187,55 @@ class RunDirectory:
         """
         write_atomically(self.path / "report.html", html)
 
+    def write_allocation(self, name: str, document: Mapping[str, Any]) -> Path:
+        """Write ``allocations/<name>.json``, one choice of an allocation method; returns where it lies.
+
+        Raises:
+            RunError: the disk is full.
+        """
+        path = self.path / "allocations" / f"{name}.json"
+        with _explained(path):
+            path.parent.mkdir(exist_ok=True)
+        write_atomically(path, json.dumps(plain(document), indent=1) + "\n")
+        return path
+
+    def write_contributions(self, document: Mapping[str, Any]) -> None:
+        """Write ``contributions.json``, what each step of each gene contributes to the loss.
+
+        Raises:
+            RunError: the disk is full.
+        """
+        write_atomically(self.path / "contributions.json", json.dumps(plain(document), indent=1) + "\n")
+
+    def read_contributions(self) -> dict[str, Any] | None:
+        """The document in ``contributions.json``; None if there is none.
+
+        Raises:
+            RunError: it cannot be read.
+        """
+        path = self.path / "contributions.json"
+        try:
+            document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path} cannot be read: {error}") from error
+        return document
+
+    def read_allocations(self) -> list[dict[str, Any]]:
+        """The documents in ``allocations``, in the order of their names.
+
+        Raises:
+            RunError: one of them cannot be read.
+        """
+        found = []
+        for path in sorted((self.path / "allocations").glob("*.json")):
+            try:
+                found.append(json.loads(path.read_text(encoding="utf-8")))
+            except (OSError, ValueError) as error:
+                raise RunError(f"{path} cannot be read: {error}") from error
+        return found
+
     def log(self, message: str) -> None:
         """Append a line with the time to ``log.txt``.
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from problems import ACCURACY, KL, QUANTITIES, SIZE, MemoryJournal, Problem, chain
 
 from evo_mpq.errors import MeasurementError
-from evo_mpq.measure.measurements import Values
+from evo_mpq.measure.measurements import Measurements, Values
 from evo_mpq.measure.objectives import Constraint, Quantity
 from evo_mpq.optimize.budget import Budget
 from evo_mpq.optimize.exhaustive import Exhaustive
@@ -64,10 +64,14 @@ def search(
         journal=journal,
         budgets=budgets,
         box=lambda losses: HypervolumeBox.around(losses, log_scale),
-        starts=ladder(space) if starts is None else starts,
+        begin=lambda measure, left: measure_them(measure, ladder(space) if starts is None else starts),
         clock=problem.clock,
         **settings,
     )
+
+
+def measure_them(measure: Callable[[Genomes], Measurements], genomes: Genomes) -> None:
+    measure(genomes)
 
 
 def ladder(space: SearchSpace) -> Genomes:

@@ -356,6 +356,105 @@ def sample(
     return front, candidates, meta
 
 
+METHODS = ("sensitivity", "shapley", "hawq", "clado", "my_nets:Sums")
+"""Allocation methods beside the uniform ladder."""
+
+
+def contributions_of(front: dict[str, Any], seed: int = 0) -> dict[str, Any]:
+    """The document of ``contributions.json`` of a front: contributions that fall by a factor with every bit."""
+    rng = np.random.default_rng(seed)
+    weights = np.sort(rng.lognormal(0, 1.3, len(front["genes"])))[rng.permutation(len(front["genes"]))]
+    genes = []
+    for gene, weight in zip(front["genes"], weights.tolist(), strict=True):
+        n_steps = len(gene["values"]) - 1
+        losses = 0.004 * weight * 2.5 ** np.arange(n_steps) + rng.normal(0, 0.001, n_steps)
+        layer, _, kind = gene["name"].rpartition(".")
+        genes.append(
+            {
+                "name": gene["name"],
+                "kind": kind,
+                "layers": [layer],
+                "total": float(losses.sum()),
+                "total_error": float(0.08 * losses.sum() + 0.001),
+                "steps": [
+                    {
+                        "from": gene["values"][n_steps - place],
+                        "to": gene["values"][n_steps - place - 1],
+                        "loss": float(loss),
+                        "error": float(0.15 * abs(loss) + 0.0005),
+                    }
+                    for place, loss in enumerate(losses)
+                ],
+            }
+        )
+    return {
+        "estimator": "kernel",
+        "objective": {"name": "kl_divergence", "unit": "nats"},
+        "measurements": 148,
+        "cpu_seconds": 12.5,
+        "top": 0.0004,
+        "bottom": 0.0004 + sum(gene["total"] for gene in genes),
+        "efficiency_gap": 0.0,
+        "genes": genes,
+    }
+
+
+def with_recipes(
+    front: dict[str, Any], candidates: dict[str, Any], methods: tuple[str, ...] = METHODS, n: int = 6
+) -> dict[str, Any]:
+    """The front with ``n`` recipes more of each method: candidates that were measured."""
+    rng = np.random.default_rng(0)
+    rows = rng.choice(len(candidates["genomes"]), (len(methods), n), replace=False)
+    verdicts = ("dominated", "dominated", "tied", "not")
+    seeds = [
+        {
+            "name": f"{method} {place + 1}",
+            "genome": candidates["genomes"][row],
+            "feasible": candidates["feasible"][row],
+            "search": {name: values[row] for name, values in candidates["search"].items()},
+            "test": {
+                name: {
+                    end: candidates["search"][name][row] if name in candidates["search"] else number
+                    for end, number in entry.items()
+                }
+                for name, entry in front["seeds"][0]["test"].items()
+            },
+            "verdict": verdicts[place % 4] if candidates["feasible"][row] and front["finished"] else None,
+        }
+        for method, chosen in zip(methods, rows.tolist(), strict=True)
+        for place, row in enumerate(chosen)
+    ]
+    return {**front, "seeds": [*front["seeds"], *seeds]}
+
+
+def rich(**settings: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """A sample with contributions, 40 recipes, methods that were not measured and choices beside the run."""
+    front, candidates, meta = sample(**settings)
+    front = with_recipes(front, candidates)
+    chosen = [
+        {
+            **{key: member[key] for key in ("id", "genome", "policy", "search", "test")},
+            "method": method,
+            "budget": budget,
+        }
+        for method, budget, member in zip(
+            ("clado", "hawq"), ("size<=40kB", "size<=90kB"), front["members"], strict=False
+        )
+    ]
+    if chosen:
+        chosen[-1]["id"] = "0a1b2c3d"  # one that is not on the front
+    unmeasured = {
+        "fisher": "Gradient scores.",
+        "spdy": "A program over coefficients.",
+        "uniform": "The same everywhere.",
+    }
+    return (
+        front,
+        candidates,
+        {**meta, "contributions": contributions_of(front), "allocations": chosen, "methods": unmeasured},
+    )
+
+
 SETTINGS = """\
 name: digits_resnet
 seed: 0

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from report_samples import HOSTILE, sample
+from report_samples import HOSTILE, METHODS, rich, sample
 
 from evo_mpq.results.report import report_data, write_report
+from evo_mpq.results.report.contributions import contributions
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install 'evo-mpq[test]'")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -187,8 +188,9 @@ def shared(desk: Desk) -> Open:
     ],
     ids=["three objectives", "one objective, unfinished", "empty front", "joint", "two objectives"],
 )
-def test_a_report_draws_without_a_word_on_the_console(opened, settings):
-    report = opened(**settings)
+@pytest.mark.parametrize("made", [sample, rich], ids=["plain", "contributions and forty recipes"])
+def test_a_report_draws_without_a_word_on_the_console(opened, made, settings):
+    report = opened(made(**{"n": 150, "refinements": 8, **settings}))
     assert report.problems() == []
     assert report.run("performance.getEntriesByType('resource').length") == 0
     assert report.run("document.querySelectorAll('#banners .banner').length") == (
@@ -456,6 +458,78 @@ def test_the_panel_tells_the_path_the_bytes_and_what_is_left(shared):
     assert report.problems() == []
 
 
+def test_contributions_follow_the_selected_member(desk):
+    report = desk.open(rich(n=150, refinements=8))
+    front, data = report.inputs[0], report.data["contributions"]
+    assert not report.run("document.getElementById('matters-card').hidden")
+    plot = "document.getElementById('matters')"
+    pale = report.run("getComputedStyle(document.documentElement).getPropertyValue('--pale').trim()")
+    for i in (0, len(report.ids) - 1):
+        report.run(f"void (location.hash = '{report.ids[i]}')")
+        report.wait(f"document.body.dataset.selected === '{report.ids[i]}'")
+        assert data["sentences"][i] in report.run("document.getElementById('matters-sentence').textContent")
+        colors = iter(report.run(f"{plot}.data[0].marker.color"))
+        places = dict(zip((gene["name"] for gene in front["genes"]), front["members"][i]["genome"], strict=True))
+        for bar in data["bars"]:
+            shades = {segment["option"]: next(colors) for segment in bar["segments"]}
+            assert {option for option, shade in shades.items() if shade != pale} == {
+                option for option in shades if option >= places[bar["name"]]
+            }
+            assert len({shade for shade in shades.values() if shade != pale}) <= 1
+    lengths = report.run(f"{plot}.data[0].x")
+    assert lengths == pytest.approx([s["end"] - s["start"] for bar in data["bars"] for s in bar["segments"]])
+    ends = [s["end"] for bar in data["bars"] for s in bar["segments"] if s["option"] >= places[bar["name"]]]
+    report.run("document.getElementById('matters-taken').click()")
+    report.wait(f"{plot}.layout.xaxis.range[1] > {max(ends)!r} && {plot}.layout.xaxis.range[1] < {1.5 * max(ends)!r}")
+    assert report.run("document.activeElement.id") == "matters-taken"
+    report.run("document.getElementById('matters-whole').click()")
+    report.wait(f"{plot}.layout.xaxis.range[1] > {max(bar['total'] for bar in data['bars'])!r}")
+    report.run("void (document.getElementById('matters-details').open = true)")
+    report.wait("document.querySelectorAll('#matters-table tbody tr').length > 0")
+    bold = report.run("document.querySelectorAll('#matters-table .taken').length")
+    assert bold == sum(segment["option"] >= places[bar["name"]] for bar in data["bars"] for segment in bar["segments"])
+    assert report.problems() == []
+
+
+def test_many_genes_are_folded_until_all_are_asked_for(desk):
+    report = desk.open(rich(n=150, refinements=6, joint=True, n_layers=20))
+    rows = "document.getElementById('matters').data[1].y.length"
+    assert report.run(rows) == 30 < len(report.data["contributions"]["bars"])
+    report.run("document.getElementById('matters-all').click()")
+    report.wait(f"{rows} === {len(report.data['contributions']['bars'])}")
+    assert report.run("document.activeElement.id") == "matters-all"
+    report.run("document.getElementById('matters-all').click()")
+    report.wait(f"{rows} === 30")
+    assert report.problems() == []
+
+
+def test_forty_recipes_are_drawn_and_listed_by_method(desk):
+    report = desk.open(rich(n=150, refinements=8))
+    legend = report.run(
+        "[...document.querySelectorAll('#front-legend button')].map((b) => [b.textContent, b.ariaPressed])"
+    )
+    assert legend == [[name, "true"] for name in ("uniform", *METHODS)]
+    traces = "document.getElementById('front').data.filter((t) => String(t.marker?.symbol).endsWith('-open'))"
+    drawn = report.run(f"{traces}.map((t) => [t.marker.symbol, t.mode, t.x.length])")
+    assert len({symbol for symbol, _, _ in drawn}) == len(drawn) == 1 + len(METHODS)
+    assert [mode for _, mode, _ in drawn] == ["markers+text", *["markers"] * len(METHODS)]
+    assert sum(n for _, _, n in drawn) == len(report.inputs[0]["seeds"]) == 40
+    assert report.run(f"{traces}[1].hovertext[0]").startswith(f"<b>{METHODS[0]} 1</b>")
+    report.run("document.querySelectorAll('#front-legend button')[1].click()")
+    report.wait(f"{traces}.length === {len(METHODS)}")
+    assert report.run("document.querySelectorAll('#front-legend button')[1].ariaPressed") == "false"
+    shown = "[...document.querySelectorAll('#seeds .of-group')].filter((row) => !row.hidden).length"
+    assert report.run(shown) == 0
+    report.run("document.querySelectorAll('#seeds .group button')[2].click()")
+    assert report.run(shown) == len(report.data["methods"][2]["marks"])
+    assert report.run("document.querySelectorAll('#seeds .group button')[2].ariaExpanded") == "true"
+    told = report.run("document.querySelectorAll('#seeds .group')[2].textContent")
+    assert all(text in told for _, _, text in report.data["methods"][2]["counts"])
+    assert "fisher: Gradient scores." in report.run("document.getElementById('unmeasured').textContent")
+    assert "clado size<=40kB" in report.run("document.getElementById('allocations').textContent")
+    assert report.problems() == []
+
+
 def test_names_of_blocks_from_users_never_run(opened):
     front, candidates, meta = json.loads(
         json.dumps(sample(joint=True, n=250, refinements=8)).replace("stage2.2", "BLOCK")
@@ -476,8 +550,15 @@ def test_names_of_blocks_from_users_never_run(opened):
 
 
 def test_names_from_users_never_run(opened):
-    front, candidates, meta = sample(n=100, refinements=4, objectives=("kl_divergence", "size", "bops"), failures=3)
-    names = {"kl_divergence": f"{HOSTILE}<b>$x$</b>", "size": HOSTILE, "W3A8": f"<a href='javascript:1'>{HOSTILE}</a>"}
+    front, candidates, meta = rich(n=100, refinements=4, objectives=("kl_divergence", "size", "bops"), failures=3)
+    names = {
+        "sensitivity": HOSTILE,
+        "clado": HOSTILE,
+        "fisher": HOSTILE,
+        "kl_divergence": f"{HOSTILE}<b>$x$</b>",
+        "size": HOSTILE,
+        "W3A8": f"<a href='javascript:1'>{HOSTILE}</a>",
+    }
 
     def renamed(value: Any) -> Any:
         if isinstance(value, dict):
@@ -491,6 +572,7 @@ def test_names_from_users_never_run(opened):
         return value
 
     front, candidates, meta = renamed(json.loads(json.dumps([front, candidates, meta])))
+    assert contributions(front, meta["contributions"], [[] for _ in front["members"]]) is not None
     meta |= {
         "run": HOSTILE,
         "network": HOSTILE,
@@ -522,7 +604,7 @@ def test_names_from_users_never_run(opened):
 def test_a_narrow_window_needs_no_sideways_scrolling(opened):
     size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": False}
     try:
-        report = opened(n_layers=20, objectives=("kl_divergence", "size", "bops"))
+        report = opened(rich(n=150, refinements=8, n_layers=20, objectives=("kl_divergence", "size", "bops")))
         report.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         report.wait("innerWidth === 390")
         report.wait("document.documentElement.scrollWidth === document.documentElement.clientWidth")

@@ -156,6 +156,17 @@ def parameter_rows(
     return [[_parameters(layer, point["parameters"], total) for layer in layers] for point in points]
 
 
+def step_of(kind: str, value: Any) -> Step | None:
+    """A value of a gene of some kind, in the colors of the tables; None for a block that is left out.
+
+    >>> step_of("weight_bits", 4), step_of("drop", True)
+    (Step(label='4', legend='4 bits', level=0.3333333333333333, height=4.0), None)
+    """
+    if kind == "drop":
+        return None if value else Step("kept", "block kept", 1.0, 1.0)
+    return _channels_step(float(value)) if kind == "prune_ratio" else _bits_step(int(value))
+
+
 def row_order(front: Mapping[str, Any]) -> RowOrder:
     """The members by an exact objective, such as the size, largest first; without one by the first, best first."""
     objectives = front["objectives"]

@@ -14,6 +14,7 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
+from evo_mpq.results.report.contributions import contributions
 from evo_mpq.results.report.formatting import format_count
 from evo_mpq.results.report.headline import (
     cost_sentence,
@@ -41,6 +42,7 @@ from evo_mpq.results.report.points import (
     projected_fronts,
     starting_axes,
 )
+from evo_mpq.results.report.recipes import allocations, methods, unmeasured
 from evo_mpq.results.report.searched import constraint_texts, searched, searched_sentence
 from evo_mpq.results.report.spreadsheet import members_csv
 
@@ -81,7 +83,9 @@ def report_data(front: Mapping[str, Any], candidates: Mapping[str, Any], meta: M
             Optional: ``knee`` (id of a member), ``space`` (text to value, a summary), ``log10_genomes``,
             ``settings`` (text), ``versions`` (name to version), ``samples`` (split to number of samples),
             ``test_shown`` (to how many networks), ``notes`` (texts), ``log_scale`` (names of objectives),
-            ``constraints`` (each ``name, comparison, bound, unit``).
+            ``constraints`` (each ``name, comparison, bound, unit``), ``contributions`` (document of
+            ``contributions.json``, or None), ``allocations`` (documents of the folder of that name), ``methods`` (name
+            of every allocation method that there is to what it does).
 
             A point describes a member, in their order: ``blocks, parameters, channels, removed_channels,
             weight_bits, activation_bits`` as in `evo_mpq.results.remains.Remains`; ``n_bytes`` (of its file),
@@ -93,6 +97,10 @@ def report_data(front: Mapping[str, Any], candidates: Mapping[str, Any], meta: M
     layers, described = meta["layers"], meta["points"]
     kinds = chosen_kinds(front, described)
     across, up, color = starting_axes(front)
+    inactive = [point["inactive_genes"] for point in described]
+    matters = contributions(front, meta.get("contributions"), inactive)
+    missing = unmeasured(front, meta)
+    chosen = allocations(front, meta.get("allocations", ()), axes)
     return {
         "run": str(meta["run"]),
         "subtitle": subtitle(meta),
@@ -126,7 +134,11 @@ def report_data(front: Mapping[str, Any], candidates: Mapping[str, Any], meta: M
         "optimism": [asdict(entry) for entry in optimism(front["objectives"], axes, members)],
         "verdicts": [seed["verdict"] for seed in front["seeds"]],
         "verdict_sentence": verdict_sentence(front),
-        "csv": members_csv(front, axes, members, [point["inactive_genes"] for point in described]),
+        "methods": [asdict(method) for method in methods(front)],
+        "unmeasured": None if missing is None else asdict(missing),
+        "allocations": None if chosen is None else asdict(chosen),
+        "contributions": None if matters is None else asdict(matters),
+        "csv": members_csv(front, axes, members, inactive),
         "csv_name": f"{meta['run']}-front.csv",
         "about": {
             "space": [

@@ -23,6 +23,10 @@ const state = {
   optimism: 0,
   ranges: new Map(), // axis of the parallel coordinates -> [lower, upper] height that is kept
   sorted: { key: null, descending: false },
+  hidden: new Set(), // methods whose recipes are not drawn
+  opened: new Set(data.methods.length === 1 ? [0] : []), // methods whose recipes are listed
+  allGenes: false,
+  takenOnly: false, // the bars' axis ends where the steps of the selected member do
 };
 
 // ---------------------------------------------------------------- elements and colors
@@ -135,32 +139,82 @@ function seeds() {
   byId("seeds-caption").textContent = data.verdict_sentence;
   const explained = {
     dominated: ["dominated", "The front’s member is better on the test split, too."],
-    tied: ["tied", "The paired 95 % interval of the difference on the test split covers zero."],
+    tied: ["tied", "The 95 % interval of the difference on the test split, by the paired bootstrap, covers zero."],
     not: ["not beaten", "On the test split the recipe is better than the member that beats it on the search split."],
   };
-  const rows = marks.names.map((name, i) => {
+  const row = (name, i) => {
     const verdict = marks.reference[i] ? null : data.verdicts[i - 1];
     let told = el("span", { class: "missing" }, "–");
     if (verdict) told = el("span", { class: `badge ${verdict}`, title: explained[verdict][1] }, explained[verdict][0]);
     else if (marks.reference[i]) told = el("span", { class: "badge plain" }, "reference");
     else if (!marks.feasible[i]) told = el("span", { class: "badge warning", title: "It failed, or breaks a constraint." }, "infeasible");
-    return el("tr", {},
+    return el("tr", marks.reference[i] ? {} : { class: "of-group" },
       el("th", { scope: "row" }, name),
       el("td", { class: "words" }, told),
       ...tabled.map((axis) => cell(marks.points, axis, i)));
+  };
+  const badges = (method) => method.counts.map(([kind, , text]) =>
+    el("span", { class: `badge ${{ infeasible: "warning", open: "plain" }[kind] ?? kind}`, title: explained[kind]?.[1] }, text));
+  const groups = data.methods.map((method, at) => {
+    const rows = method.marks.map((i) => row(marks.names[i], i));
+    const show = () => {
+      toggle.setAttribute("aria-expanded", String(state.opened.has(at)));
+      for (const each of rows) each.hidden = !state.opened.has(at);
+    };
+    const toggle = el("button", {
+      type: "button",
+      click: () => { if (!state.opened.delete(at)) state.opened.add(at); show(); },
+    }, method.name);
+    show();
+    return el("tbody", {},
+      el("tr", { class: "group" },
+        el("th", { scope: "rowgroup" }, toggle),
+        el("td", { class: "words", colspan: 1 + tabled.length }, `${rows.length} measured`, ...badges(method))),
+      ...rows);
   });
   fill("seeds", el("table", {},
     el("thead", {}, el("tr", {},
       el("th", { scope: "col" }, "recipe"),
       el("th", { scope: "col", class: "words" }, "on the test split"),
       ...tabled.map((axis) => el("th", { scope: "col" }, axis.heading)))),
-    el("tbody", {}, ...rows)));
+    el("tbody", {}, row(marks.names[0], 0)),
+    ...groups));
   if (data.verdicts.some((verdict) => verdict)) {
     byId("seeds-note").textContent =
       "Every recipe is compared with the member that is at least as good in all objectives on the search split. " +
-      "Dominated: the member is better on the test split, too. Tied: the paired 95 % interval covers zero. " +
-      "Not beaten: the recipe is better on the test split.";
+      "Dominated: the member is better on the test split, too. Tied: the 95 % interval of the difference, by the paired " +
+      "bootstrap over test samples, covers zero. Not beaten: the recipe is better on the test split.";
   }
+  unmeasured();
+  allocations();
+}
+
+/** The methods that the run could have begun with. */
+function unmeasured() {
+  if (!data.unmeasured) return;
+  const { methods, setting, command } = data.unmeasured;
+  fill("unmeasured",
+    el("h3", {}, "Recipes that were not measured"),
+    el("ul", {}, ...methods.map(([name, about]) => el("li", {}, el("strong", {}, name), about ? `: ${about}` : ""))),
+    el("p", { class: "note" }, "A run measures them before it searches where its settings name them; one of them alone chooses a policy within a budget:"),
+    ...[setting, command].map((text) => el("div", { class: "command" }, el("code", {}, ...words(text)))));
+}
+
+/** What allocation methods chose beside the run. */
+function allocations() {
+  if (!data.allocations) return;
+  const { names, ids, member, points } = data.allocations;
+  const title = "Single choices of allocation methods";
+  fill("allocations",
+    el("h3", {}, title),
+    el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": title }, el("table", {},
+      el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "choice"), el("th", { scope: "col", class: "words" }, "id"),
+        ...tabled.map((axis) => el("th", { scope: "col" }, axis.heading)))),
+      el("tbody", {}, ...names.map((name, i) => el("tr", {},
+        el("th", { scope: "row" }, name),
+        el("td", { class: "words" }, member[i] === null ? el("code", {}, ids[i]) : el("a", { href: `#${ids[i]}` }, el("code", {}, ids[i]))),
+        ...tabled.map((axis) => cell(points, axis, i))))))),
+    el("p", { class: "note" }, "Made by evo-mpq allocate in the directory of this run; evo-mpq export writes the file of one by its id, like that of a member."));
 }
 
 function cell(points, axis, i) {
@@ -293,6 +347,13 @@ function breakable(name) {
   return name.split(/(?<=_)/).flatMap((part, at) => (at ? [el("wbr"), part] : [part]));
 }
 
+/** The networks that a member can be compared with; by method where recipes are of several. */
+function comparable() {
+  const option = (at) => el("option", { value: at, selected: at === state.compared }, marks.names[at]);
+  if (data.methods.length < 2) return marks.names.map((_, at) => option(at));
+  return [option(0), ...data.methods.map((method) => el("optgroup", { label: method.name }, ...method.marks.map(option)))];
+}
+
 function comparison(i) {
   const names = new Map();
   for (const axis of data.axes) {
@@ -317,7 +378,7 @@ function comparison(i) {
     "aria-label": "Compare with",
     change: () => { state.compared = Number(against.value); selection(); byId("compared").focus(); },
     id: "compared",
-  }, ...marks.names.map((name, at) => el("option", { value: at, selected: at === state.compared }, name)));
+  }, ...comparable());
   return el("table", { class: "compared" },
     el("thead", {}, el("tr", {}, el("td"), el("th", { scope: "col" }, "this member"), el("th", { scope: "col" }, against))),
     el("tbody", {}, ...rows));
@@ -477,12 +538,12 @@ function frontTraces() {
       error_x: errorBars(axes.get(state.across), kept),
       error_y: errorBars(axes.get(state.up), kept),
     }), (i) => ({ text: told(members.ids[i], members, i), member: i })),
-    scatter(marks.points.values, marks.names.map((_, i) => i).filter((i) => !marks.reference[i]), (kept) => ({
-      mode: kept.length <= 24 ? "markers+text" : "markers",
+    ...data.methods.filter((method) => !state.hidden.has(method.name)).map((method) => scatter(marks.points.values, method.marks, (kept) => ({
+      mode: method.labelled && kept.length <= 24 ? "markers+text" : "markers",
       text: kept.map((i) => plain(shortened(marks.labels[i]))), textposition: "top right", // until placeLabels() has seen them all
       textfont: { size: 11, color: ink("mark"), shadow: halo() }, cliponaxis: false,
-      marker: { size: 9, symbol: "diamond-open", color: ink("mark"), opacity: kept.map((i) => (marks.feasible[i] ? 1 : 0.4)), line: { width: 1.5 } },
-    }), (i) => ({ text: told(marks.names[i], marks.points, i) + (marks.feasible[i] ? "" : "<br>infeasible"), member: marks.member[i] })),
+      marker: { size: 9, ...recipeMark(method), opacity: kept.map((i) => (marks.feasible[i] ? 1 : 0.4)), line: { width: 1.5 } },
+    }), (i) => ({ text: told(marks.names[i], marks.points, i) + (marks.feasible[i] ? "" : "<br>infeasible"), member: marks.member[i] }))),
     scatter(marks.points.values, [0], (kept) => ({
       mode: "markers+text", text: kept.map((i) => marks.labels[i]), textposition: "top left", cliponaxis: false,
       textfont: { size: 11, color: ink("mark"), shadow: halo() }, marker: { size: 10, symbol: "square", color: ink("mark") },
@@ -494,6 +555,26 @@ function frontTraces() {
   placeLabels(traces);
   return traces;
 }
+
+const polygon = (n, r = 5) => Array.from({ length: n }, (_, i) =>
+  `${i ? "L" : "M"}${(r * Math.sin((2 * Math.PI * i) / n)).toFixed(2)},${(-r * Math.cos((2 * Math.PI * i) / n)).toFixed(2)}`).join("") + "Z";
+
+/** Shapes that tell methods apart: what plotly calls them, and as a path for the legend. */
+const SHAPES = [
+  ["diamond-open", polygon(4)], ["triangle-up-open", "M0,-4.6L4.8,3.6H-4.8Z"], ["triangle-down-open", "M0,4.6L4.8,-3.6H-4.8Z"],
+  ["square-open", "M-4,-4H4V4H-4Z"], ["pentagon-open", polygon(5)], ["triangle-left-open", "M-4.6,0L3.6,4.8V-4.8Z"],
+  ["cross-open", "M-1.7,-5H1.7V-1.7H5V1.7H1.7V5H-1.7V1.7H-5V-1.7H-1.7Z"], ["triangle-right-open", "M4.6,0L-3.6,4.8V-4.8Z"],
+  ["hexagon-open", polygon(6)], ["hourglass-open", "M-4.2,-4.5H4.2L-4.2,4.5H4.2Z"], ["bowtie-open", "M-4.5,-4.2V4.2L4.5,-4.2V4.2Z"], ["octagon-open", polygon(8)],
+];
+
+/** The shape and the color of the recipes of a method. */
+function recipeMark(method) {
+  const at = data.methods.indexOf(method);
+  return { symbol: SHAPES[at % SHAPES.length][0], color: ink(recipeInk(method)) };
+}
+
+const methodOf = (i) => data.methods.find((method) => method.marks.includes(i));
+const recipeInk = (method) => (method.labelled || data.methods.length === 1 ? "mark" : `recipe-${1 + (data.methods.indexOf(method) % 5)}`);
 
 /** Puts the names of recipes where they neither cover each other nor the marks of other recipes. */
 function placeLabels(traces) {
@@ -609,12 +690,27 @@ function frontLegend() {
   const entries = [
     [count > 0, icon(el("svg:circle", { r: 4.5, style: "fill:var(--accent)" })), "member of the front"],
     [data.knee !== null, path(star, { style: "fill:var(--knee)" }), "knee"],
-    [marks.names.length > 1, path("M0,-5L5,0L0,5L-5,0Z", { style: "fill:none;stroke:var(--mark);stroke-width:1.5" }), "recipe (uniform bits and other seeds)"],
+    ...data.methods.map((method, at) => [true,
+      path(SHAPES[at % SHAPES.length][1], { style: `fill:none;stroke:var(--${recipeInk(method)});stroke-width:1.5` }),
+      data.methods.length === 1 ? `recipe (${shortened(method.name, 30)})` : shortened(method.name, 30),
+      data.methods.length === 1 ? null : method]),
     [true, path("M-4.5,-4.5H4.5V4.5H-4.5Z", { style: "fill:var(--mark)" }), "uncompressed"],
     [cloud.feasible.some((ok) => ok), icon(el("svg:circle", { r: 3, style: "fill:var(--cloud)" })), "other candidate"],
     [cloud.feasible.some((ok) => !ok), path("M-3,-3L3,3M-3,3L3,-3", { style: "stroke:var(--cloud);stroke-width:1.3" }), "breaks a constraint"],
   ];
-  fill("front-legend", ...entries.filter(([shown]) => shown).map(([, mark, text]) => el("li", {}, mark, text)));
+  const entry = (mark, text, method) => {
+    if (!method) return [mark, text];
+    const button = el("button", {
+      type: "button", title: `Draw the recipes of ${method.name}, or not`, "aria-pressed": String(!state.hidden.has(method.name)),
+      click: () => {
+        if (!state.hidden.delete(method.name)) state.hidden.add(method.name);
+        button.setAttribute("aria-pressed", String(!state.hidden.has(method.name)));
+        drawFront();
+      },
+    }, mark, text);
+    return [button];
+  };
+  fill("front-legend", ...entries.filter(([shown]) => shown).map(([, mark, text, method]) => el("li", {}, ...entry(mark, text, method))));
 }
 
 function axisPickers() {
@@ -748,6 +844,133 @@ function bitsControls() {
       type: "button", "aria-pressed": String(other.key === state.table),
       click: () => { state.table = other.key; bitsControls(); drawBits(); drawProfile(); },
     }, other.label)))] : []));
+}
+
+// ---------------------------------------------------------------- what matters
+
+const MOST_BARS = 30;
+const shownBars = () => (state.allGenes ? data.contributions.bars : data.contributions.bars.slice(0, MOST_BARS));
+
+/** Where the selected member stands on a gene: its option, null where its layers are left out, undefined without a member. */
+const optionOf = (bar) => (state.selected === null ? undefined : data.contributions.options[state.selected][bar.gene]);
+const isTaken = (bar, segment) => (optionOf(bar) ?? Infinity) <= segment.option;
+
+/** What the selected member has of a gene, to read. */
+function chosenText(bar) {
+  const option = optionOf(bar);
+  if (option === undefined) return "";
+  return option === null ? "×" : bar.values[option]?.label ?? "out";
+}
+
+function drawMatters() {
+  if (!data.contributions) return null;
+  const { title, unit, divisor } = data.contributions;
+  mattersWords();
+  const bars = shownBars();
+  const longest = Math.max(...bars.map((bar) => bar.label.length + 3 + chosenText(bar).length));
+  const left = Math.min(16 + 6.6 * longest, narrow() ? 0.46 * byId("matters").clientWidth : 320);
+  const letters = Math.floor((left - 16) / 6.6);
+  byId("matters").style.height = `${bars.length * 21 + 62}px`;
+  const segments = bars.flatMap((bar, row) => bar.segments.map((segment) => ({ bar, row, segment, taken: isTaken(bar, segment) })));
+  const color = ({ bar, taken }) => (taken ? stepColor(bar.values[optionOf(bar)]) : ink("pale"));
+  const isOut = ({ bar, taken }) => taken && !bar.values[optionOf(bar)]; // the block itself
+  const verb = (bar, taken) => (optionOf(bar) === undefined ? "" : optionOf(bar) === null ? "<br>left out on the selected point" :
+    `<br>${taken ? "taken" : "not taken"} by the selected point (${plain(chosenText(bar))})`);
+  const drawnEnd = (v) => v / divisor;
+  const withUnit = (text) => plain(`${text} ${unit}`);
+  const steps = {
+    type: "bar", orientation: "h", width: 0.72, hoverinfo: "text", textposition: "none",
+    y: segments.map(({ row }) => row), base: segments.map(({ segment }) => drawnEnd(segment.start)),
+    x: segments.map(({ segment }) => drawnEnd(segment.end - segment.start)),
+    marker: {
+      color: segments.map(color), line: { width: 1, color: segments.map((each) => (each.taken && !isOut(each) ? ink("surface") : ink("cloud"))) },
+      pattern: {
+        shape: segments.map((each) => (isOut(each) || optionOf(each.bar) === null ? "/" : "")), size: 7, solidity: 0.2,
+        fgcolor: segments.map((each) => ink(isOut(each) ? "mark" : "cloud")),
+      },
+    },
+    hovertext: segments.map(({ bar, segment, taken }) => `${plain(bar.name)}<br><b>${plain(segment.label)}</b>  ${withUnit(segment.text)}${verb(bar, taken)}`),
+  };
+  const totals = {
+    type: "scatter", mode: "markers", hoverinfo: "text", x: bars.map((bar) => drawnEnd(bar.total)), y: bars.map((_, row) => row),
+    marker: { symbol: "line-ns", size: 9, line: { width: 1.6, color: ink("ink") } },
+    error_x: {
+      type: "data", symmetric: false, color: ink("ink"), thickness: 1.2, width: 3,
+      array: bars.map((bar) => (bar.high === null ? 0 : drawnEnd(bar.high - bar.total))), arrayminus: bars.map((bar) => (bar.low === null ? 0 : drawnEnd(bar.total - bar.low))),
+    },
+    hovertext: bars.map((bar) => `${plain(bar.name)}<br><b>all steps</b>  ${withUnit(bar.text)}${bar.shared.length ? `<br>shared by ${plain(shortened(bar.shared.join(", "), 90))}` : ""}`),
+  };
+  byId("matters").setAttribute("role", "img");
+  byId("matters").setAttribute("aria-label", `${title} by choice, largest first: ${bars.map((bar) => `${bar.label} ${bar.text}`).join("; ")}`);
+  return Plotly.react("matters", [steps, totals], layout("matters", {
+    barmode: "overlay", dragmode: false, margin: { l: left, r: 18, t: 6, b: 48 },
+    xaxis: {
+      title: { text: plain(title), standoff: 10, font: { color: ink("ink"), size: 13 } }, gridcolor: ink("grid"), linecolor: ink("line"),
+      ...(state.takenOnly && segments.some(({ taken }) => taken) ? { range: takenRange(segments).map(drawnEnd) } : { autorange: true }),
+      exponentformat: "e", zerolinecolor: ink("faint"), zerolinewidth: 1, nticks: narrow() ? 4 : 7, fixedrange: true, automargin: false,
+    },
+    yaxis: {
+      range: [bars.length - 0.4, -0.6], fixedrange: true, showgrid: false, zeroline: false, tickvals: bars.map((_, row) => row), tickfont: { size: 11.5 }, ticklen: 4, tickcolor: "rgba(0,0,0,0)",
+      ticktext: bars.map((bar) => `${plain(shortened(bar.label, Math.max(6, letters - 2 - chosenText(bar).length)))}  <b>${plain(chosenText(bar))}</b>`),
+    },
+  }), { ...config, displayModeBar: false });
+}
+
+/** From the lowest to the highest end of the steps that the selected member has taken, and a bit more. */
+function takenRange(segments) {
+  const ends = segments.filter(({ taken }) => taken).flatMap(({ segment }) => [segment.start, segment.end]);
+  const [low, high] = [Math.min(0, ...ends), Math.max(0, ...ends)];
+  const pad = 0.08 * (high - low) || 1;
+  return [low - pad, high + 2 * pad];
+}
+
+/** The words around the bars, and their numbers as a table. */
+function mattersWords() {
+  const { bars, caption, sentences } = data.contributions;
+  byId("matters-card").hidden = false;
+  byId("matters-caption").textContent = caption;
+  fill("matters-sentence", ...(state.selected === null ? [] : [el("strong", {}, `${members.ids[state.selected]}. `), sentences[state.selected]]));
+  const reached = new Map();
+  for (const bar of bars) {
+    const option = optionOf(bar);
+    if (typeof option === "number" && option < bar.values.length - 1) {
+      const step = bar.values[option];
+      reached.set(step?.legend ?? "block left out", step);
+    }
+  }
+  const colors = [...reached].filter(([, step]) => step).sort(([, a], [, b]) => (a.level ?? 2) - (b.level ?? 2));
+  const swatch = (attributes, text) => el("li", {}, el("span", attributes), text);
+  fill("matters-legend",
+    ...colors.map(([legend, step]) => swatch({ class: "swatch", style: `background:${stepColor(step)}` }, `taken, down to ${legend}`)),
+    ...(bars.some((bar) => optionOf(bar) === null || (typeof optionOf(bar) === "number" && !bar.values[optionOf(bar)])) ? [el("li", {}, el("span", { class: "swatch absent" }, "×"), "left out")] : []),
+    swatch({ class: "swatch pale" }, state.selected === null ? "step" : "not taken by the selected point"),
+    swatch({ class: "swatch whisker" }, "95 % interval of the total"));
+  const zoom = (takenOnly, text, id) => el("button", {
+    type: "button", id, "aria-pressed": String(state.takenOnly === takenOnly),
+    click: () => { state.takenOnly = takenOnly; drawMatters(); byId(id).focus(); },
+  }, text);
+  const pickers = state.selected === null ? [] : [el("div", { class: "segments", role: "group", "aria-label": "How far the axis goes" },
+    zoom(false, "Whole way", "matters-whole"), zoom(true, "Steps taken", "matters-taken"))];
+  fill("matters-pickers", ...pickers, ...(bars.length > MOST_BARS ? [el("button", {
+    type: "button", "aria-expanded": String(state.allGenes), id: "matters-all",
+    click: () => { state.allGenes = !state.allGenes; drawMatters(); byId("matters-all").focus(); },
+  }, state.allGenes ? `Show the ${MOST_BARS} largest` : `Show all ${bars.length}`)] : []));
+  if (byId("matters-details").open) mattersTable();
+}
+
+function mattersTable() {
+  const heading = (text, style = "") => el("th", { scope: "col", class: style }, text);
+  fill("matters-table", el("table", {},
+    el("thead", {}, el("tr", {}, heading("choice"), heading("selected"), heading(`all steps${data.contributions.unit && ` (${data.contributions.unit})`}`), heading("step by step, the selected point’s in bold", "words"))),
+    el("tbody", {}, ...data.contributions.bars.map((bar) => {
+      const option = optionOf(bar);
+      const chosen = option === null || option === undefined ? chosenText(bar) : bar.values[option] ? chip(bar.values[option]) : "out";
+      return el("tr", {},
+        el("th", { scope: "row", title: bar.shared.length ? `${bar.name}, shared by ${bar.shared.join(", ")}` : bar.name }, bar.label),
+        el("td", {}, chosen), el("td", {}, bar.text),
+        el("td", { class: "words steps" }, ...bar.segments.map((segment) =>
+          el("span", { class: isTaken(bar, segment) ? "taken" : "" }, `${segment.label}: ${segment.text}`))));
+    }))));
 }
 
 // ---------------------------------------------------------------- parallel coordinates
@@ -886,14 +1109,14 @@ function drawOptimism() {
         type: "data", symmetric: false, thickness: 1, width: 0, color: changes.bars,
         array: kept.map((i, j) => (at(points.high[test.key][i]) ?? y[j]) - y[j]), arrayminus: kept.map((i, j) => y[j] - (at(points.low[test.key][i]) ?? y[j])),
       },
-      hovertext: kept.map(text), customdata: kept.map((i) => values(i)), marker: changes.marker,
+      hovertext: kept.map(text), customdata: kept.map((i) => values(i)), marker: changes.marker(kept),
     };
   };
   const all = [...Array(count).keys()];
   const traces = [
     trace((i) => marks.member[i], marks.points, marks.names.map((_, i) => i).filter((i) => !marks.reference[i]),
-      { marker: { size: 8, symbol: "diamond-open", color: ink("mark"), line: { width: 1.3 } }, bars: "rgba(0,0,0,0)" }, (i) => told(marks.names[i], marks.points, i)),
-    trace((i) => i, members, all, { marker: { size: 7, color: ink("accent"), line: { color: ink("surface"), width: 0.8 } }, bars: ink("faint") }, (i) => told(members.ids[i], members, i)),
+      { marker: (kept) => ({ size: 8, symbol: kept.map((i) => recipeMark(methodOf(i)).symbol), color: kept.map((i) => recipeMark(methodOf(i)).color), line: { width: 1.3 } }), bars: "rgba(0,0,0,0)" }, (i) => told(marks.names[i], marks.points, i)),
+    trace((i) => i, members, all, { marker: () => ({ size: 7, color: ink("accent"), line: { color: ink("surface"), width: 0.8 } }), bars: ink("faint") }, (i) => told(members.ids[i], members, i)),
   ];
   const values = traces.flatMap((t) => [...t.x, ...t.y, ...t.y.map((v, j) => v + t.error_y.array[j]), ...t.y.map((v, j) => v - t.error_y.arrayminus[j])]);
   let [low, high] = [Math.min(...values), Math.max(...values)];
@@ -961,6 +1184,7 @@ function select(i, { remember = true } = {}) {
     Plotly.relayout("bits", { shapes: bitsShapes() });
     if (data.optimism.length) Plotly.relayout("optimism", { shapes: optimismShapes() });
     drawProfile();
+    drawMatters();
   }
   const values = data.objectives.map((key) => `${axes.get(key).label} ${members.texts[key][i]}`);
   byId("announcement").textContent = `Selected ${id}: ${values.join(", ")}`;
@@ -985,7 +1209,7 @@ function drawAll() {
   frontLegend();
   bitsControls();
   drawParallel();
-  return Promise.all([drawFront(), drawBits(), drawProfile(), drawHypervolume(), drawOptimism()]);
+  return Promise.all([drawFront(), drawBits(), drawProfile(), drawMatters(), drawHypervolume(), drawOptimism()]);
 }
 
 async function unpack() {
@@ -1000,6 +1224,7 @@ async function unpack() {
 
 function follow() {
   byId("csv").addEventListener("click", download);
+  byId("matters-details").addEventListener("toggle", () => { if (byId("matters-details").open) mattersTable(); });
   addEventListener("hashchange", () => select(fromAddress(), { remember: false }));
   document.addEventListener("keydown", (event) => {
     if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
@@ -1025,7 +1250,7 @@ function follow() {
   let waiting = 0;
   addEventListener("resize", () => { // plotly fits its own plots; labels of layers and our lines follow here
     clearTimeout(waiting);
-    waiting = setTimeout(() => { drawParallel(); drawBits(); drawProfile(); }, 150);
+    waiting = setTimeout(() => { drawParallel(); drawBits(); drawProfile(); drawMatters(); }, 150);
   });
 }
 

@@ -1,0 +1,136 @@
+"""What tables and recipes of a problem stand on: the loss that they are of, and a cost that is a sum over layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from evo_mpq.measure.candidate import Candidate
+from evo_mpq.measure.measurements import Measurements
+from evo_mpq.measure.objectives import Quantity
+from evo_mpq.predict.factored import FactoredFunction, NotASum, decomposed
+from evo_mpq.predict.tables.options import Estimates
+from evo_mpq.predict.tables.tables import Tables
+from evo_mpq.problem import Problem
+from evo_mpq.space.genes import DROP_KIND, PRUNE_KIND
+from evo_mpq.space.policy import Policy
+from evo_mpq.typing import FloatVector, Genomes
+
+
+def lead_objective(problem: Problem) -> Quantity | None:
+    """The measured objective that tables are of: the KL divergence where it is one, else the first; None if none is."""
+    measured = [quantity for quantity in problem.objectives if quantity.form != "free"]
+    return next((quantity for quantity in measured if quantity.name == "kl_divergence"), next(iter(measured), None))
+
+
+def tables_of(
+    problem: Problem,
+    lead: Quantity,
+    measure: Callable[[Genomes], Measurements],
+    cost: FactoredFunction,
+    table_allowance: int | None = None,
+    methods_allowance: int | None = None,
+) -> Tables:
+    """Tables of a problem's genes, measured as the run measures.
+
+    Args:
+        problem: of the genes.
+        lead: the objective that tables are of.
+        measure: measures genomes.
+        cost: see `cost_of`.
+        table_allowance: measurements that the table of sensitivities may take; None for any number.
+        methods_allowance: measurements that each method may make besides; None for any number.
+    """
+    column = problem.objectives.index(lead)
+
+    def estimates(genomes: Genomes) -> Estimates:
+        found = measure(genomes)
+        return Estimates(found.losses[:, column], found.standard_errors[:, column])
+
+    return Tables(
+        problem.space, cost, estimates, problem.compressor, problem.settings.seed, table_allowance, methods_allowance
+    )
+
+
+def cost_of(problem: Problem, name: str | None = None) -> tuple[str, FactoredFunction]:
+    """Name and function of what budgets bound, as a sum over layers.
+
+    Args:
+        problem: of the genomes.
+        name: of a free quantity; None for the first free objective that is a sum over layers, or else the bytes of
+            the packed file.
+
+    Raises:
+        NotASum: the quantity of that name is none.
+        KeyError: no free quantity has the name.
+    """
+    free = {quantity.name: quantity for quantity in problem.quantities if quantity.form == "free"}
+    if name is not None and name != "size":
+        return name, _factored(problem, _values(problem, free[name]))
+    for quantity in problem.objectives:
+        if quantity.form == "free" and quantity.name != "size":
+            try:
+                return quantity.name, _factored(problem, _values(problem, quantity))
+            except NotASum:
+                continue
+        elif quantity.name == "size":
+            break
+    return "size", _factored(problem, lambda policy: problem.compressor.packed_bytes(policy, as_candidate=True))
+
+
+def _values(problem: Problem, quantity: Quantity) -> Callable[[Policy], float]:
+    return lambda policy: float(quantity.loss(np.array([quantity.value(Candidate(policy, problem.compressor))]))[0])
+
+
+def _factored(problem: Problem, cost: Callable[[Policy], float]) -> FactoredFunction:
+    def costs(genomes: Genomes) -> FloatVector:
+        try:
+            return np.array([cost(policy) for policy in problem.space.decode(genomes)], dtype=np.float64)
+        except Exception as error:  # of an objective of the user's
+            raise NotASum(f"it cannot be computed for every genome: {error}") from error
+
+    return decomposed(problem.space, costs, layer_scopes(problem), np.random.default_rng(0))
+
+
+def layer_scopes(problem: Problem) -> list[frozenset[int]]:
+    """Per layer and product the genes that what is left of it depends on; and those that leave blocks out."""
+    space = problem.space
+    scopes: dict[str, set[int]] = {site.name: set() for site in problem.network.sites()}
+    of_group: dict[str, int] = {}
+    for position, gene in enumerate(space.genes):
+        for layer in gene.layers:
+            scopes[layer].add(position)
+            if gene.kind == PRUNE_KIND:
+                of_group[layer] = position
+    for group in problem.network.prune_groups:
+        for reader in group.columns:
+            if group.name in of_group:
+                scopes[reader].add(of_group[group.name])
+    for genes in scopes.values():  # a gene decides nothing where all of its blocks are left out
+        genes.update(*(space.homes[gene] for gene in tuple(genes)))
+    blocks = [{position} for position, gene in enumerate(space.genes) if gene.kind == DROP_KIND]
+    return [frozenset(genes) for genes in [*scopes.values(), *blocks]]
+
+
+def spaced_budgets(problem: Problem, name: str, cost: FactoredFunction, n: int) -> FloatVector:
+    """``(n,)`` bounds on a cost between those of the cheapest and the most expensive genome, or a constraint's bound.
+
+    Args:
+        problem: with its constraints.
+        name: of the cost.
+        cost: of genomes.
+        n: how many.
+    """
+    space = problem.space
+    lowest, highest = cost(np.stack([space.cheapest(), space.most_expensive()]))
+    bounds = [
+        constraint.bound
+        for constraint in problem.constraints
+        if constraint.quantity.name == name and constraint.comparison == "<="
+    ]
+    highest = max(lowest, min([highest, *bounds]))
+    spaced = np.geomspace if lowest > 0 else np.linspace
+    budgets: FloatVector = spaced(lowest, highest, n + 1)[1:]
+    budgets[-1] = highest  # not a rounding error below it
+    return budgets

@@ -1,0 +1,17 @@
+"""Shapley contributions of steps, and the exact program of their sums."""
+
+from __future__ import annotations
+
+from evo_mpq.optimize.seeders.scores import allocated
+from evo_mpq.predict.tables.tables import Tables
+from evo_mpq.space.search_space import SearchSpace
+from evo_mpq.typing import FloatVector, Genomes
+
+
+def shapley(space: SearchSpace, tables: Tables, budgets: FloatVector) -> Genomes:
+    """Shapley contributions of every step of every gene, exact program.
+
+    Each option costs what the steps above it contribute on average over networks in which other genes are low or
+    high, where the one-at-a-time table looks at networks that are untouched but for one gene.
+    """
+    return allocated(space, tables.contributions.table(), tables, budgets)

@@ -1,0 +1,200 @@
+"""Paired leverage-score KernelSHAP: totals of genes by a regression on coalitions and their complements."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from evo_mpq.predict.shapley.contributions import Contributions, of_totals
+from evo_mpq.predict.shapley.games import Game, checked_allowance
+from evo_mpq.predict.shapley.levels import level_shares
+from evo_mpq.predict.tables.options import Measure, OptionTable
+from evo_mpq.space.search_space import SearchSpace
+from evo_mpq.typing import BoolVector, FloatMatrix, FloatVector
+
+Coalitions = npt.NDArray[np.bool_]
+"""``(n, n_genes)`` whether a gene stands at its cheapest option, or at its most expensive one."""
+
+PENALTIES = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+"""Ridge penalties to choose from, in mean squared singular values."""
+
+
+def kernel(
+    space: SearchSpace,
+    measure: Measure,
+    n_measurements: int,
+    rng: np.random.Generator,
+    *,
+    levels: OptionTable | None = None,
+) -> Contributions:
+    """Regression on pairs of opposite coalitions, then a profile over levels: the most exact at equal cost.
+
+    First the game of whole genes, each at its most expensive or its cheapest option (paired leverage SHAP, Musco and
+    Witter 2024, "Provably accurate Shapley value estimation via leverage score sampling"). Its Shapley values depend
+    on the odd part of the loss alone, and a coalition measured together with its complement has no other part in
+    their difference: all pairwise interactions cancel. Then every gene's total is divided over its steps by the
+    level profile. (Pairing states of all levels goes wrong: the curvature over levels is even.)
+
+    Args:
+        space: of the genes.
+        measure: measures genomes.
+        n_measurements: most genomes that may be measured; 4 a gene is a good number.
+        rng: of the coalitions.
+        levels: what options cost alone: the profile over levels, and what totals are drawn towards where the pairs
+            disagree or are few. Without it genes are taken for equal, and the profile is `levels.expected_losses`.
+    """
+    game = Game(space, measure)
+    pairs = drawn_pairs(space.n_genes, (checked_allowance(n_measurements) - 2) // 2, rng)
+    top, bottom = space.cardinalities - 1, np.zeros(space.n_genes, dtype=np.int64)
+    both = np.concatenate([pairs.coalitions, ~pairs.coalitions])
+    losses = game.losses(np.where(both, bottom, top)).reshape(2, len(pairs.coalitions))
+    usable: BoolVector = np.isfinite(losses.sum(axis=0))
+    prior = None if levels is None else np.array([row[0] for row in levels.losses], dtype=np.float64)
+    totals, errors = solved(pairs.chosen(usable), losses[:, usable], game.range, prior)
+    visits = np.full(space.n_genes, usable.sum(), dtype=np.int64)
+    return of_totals(game, totals, errors, visits, level_shares(space, levels))
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Coalitions that stand for themselves and their complements.
+
+    Attributes:
+        coalitions: ``(n, n_players)``, none of them empty, all different, also from all complements.
+        weights: ``(n,)`` in the regression: the Shapley kernel over the probability.
+        probabilities: ``(n,)`` that each of these pairs is drawn.
+    """
+
+    coalitions: Coalitions
+    weights: FloatVector
+    probabilities: FloatVector
+
+    def chosen(self, which: BoolVector) -> Pairs:
+        """Some of the pairs."""
+        return Pairs(self.coalitions[which], self.weights[which], self.probabilities[which])
+
+
+def drawn_pairs(n_players: int, n_pairs: int, rng: np.random.Generator) -> Pairs:
+    """Pairs of opposite coalitions by their leverage scores, without replacement.
+
+    All sizes of coalitions have the same leverage together, and all coalitions of a size the same. So every size gets
+    the same number of pairs, or all that it has; fractions are drawn.
+
+    Args:
+        n_players: of the game.
+        n_pairs: to draw; all there are, if it is more.
+        rng: of the draw.
+    """
+    sizes = np.arange(1, n_players // 2 + 1)
+    # Of the middle size, a coalition's complement has the same size, too: half as many pairs, half the leverage.
+    shares = np.where(2 * sizes == n_players, 0.5, 1.0)
+    counts = shares * [float(min(math.comb(n_players, int(size)), 10**300)) for size in sizes]
+    expected = _filled(counts, shares, n_pairs)
+    numbers = np.minimum(_rounded(expected, rng), counts).astype(np.int64)
+    drawn = [_of_one_size(n_players, int(size), int(n), rng) for size, n in zip(sizes, numbers, strict=True)]
+    coalitions = np.concatenate([np.zeros((0, n_players), dtype=bool), *drawn])
+    # the kernel is 1 / (comb(n, s) s (n - s)), the probability expected / counts: the binomials cancel
+    weights = shares / (sizes * (n_players - sizes) * np.maximum(expected, 1e-300))
+    return Pairs(coalitions, np.repeat(weights, numbers), np.repeat(expected / counts, numbers))
+
+
+def solved(
+    pairs: Pairs, losses: FloatMatrix, total: float, prior: FloatVector | None = None
+) -> tuple[FloatVector, FloatVector]:
+    """Shapley values of players, and their standard errors.
+
+    Weighted least squares under the constraint that the values sum to ``total``. A pair is one row, for the rows of
+    a coalition and of its complement differ by their sign. Values are drawn towards the prior by a ridge penalty that
+    cross-validation chooses: a quarter off the errors where much of the game are interactions of high order, and none
+    where there are none. Errors are the sandwich HC3 (MacKinnon and White 1985), near to the jackknife over pairs,
+    with the correction for a finite population: all pairs leave no error. The pull of the prior is not in them.
+
+    Args:
+        pairs: that were measured.
+        losses: ``(2, n)`` of the coalitions and of their complements.
+        total: what the values sum to.
+        prior: ``(n_players,)`` values up to a factor; None: all equal.
+
+    Returns:
+        ``(n_players,)`` values and errors; errors are NaN where there are too few pairs for them.
+    """
+    n_players = pairs.coalitions.shape[1]
+    values = np.full(n_players, total / n_players)
+    if prior is not None and np.isfinite(prior).all() and prior.sum() > 0:
+        values = total * prior / prior.sum()
+    share = pairs.coalitions.mean(axis=1)
+    scale = np.sqrt(pairs.weights)
+    rows = scale[:, None] * (pairs.coalitions - share[:, None])
+    rest = scale * ((losses[0] - losses[1]) / 2 - total * (share - 0.5)) - rows @ values
+    # All rows are orthogonal to the constant, so that no solution below changes the sum. Rounding gives the constant
+    # a singular value of its own, which grows with the number of rows.
+    left, singular, right = np.linalg.svd(rows, full_matrices=False)
+    left, singular, right = (
+        part[..., singular > 1e-10 * singular.max(initial=0.0)] for part in (left, singular, right.T)
+    )
+    penalty = _penalty(left, singular, rest, float(1.0 - pairs.probabilities.mean()) if len(rows) else 0.0)
+    inverse = right * (singular / (singular**2 + penalty)) @ left.T
+    values = values + inverse @ rest
+    leverages = np.sum(rows.T * inverse, axis=0)
+    residuals = (rest - rows @ (inverse @ rest)) / np.maximum(1.0 - leverages, 1e-6)
+    errors: FloatVector = np.sqrt(inverse**2 @ (residuals**2 * (1.0 - pairs.probabilities)))
+    rank = len(singular)
+    if rank < n_players - 1 or (len(rows) == rank and np.any(pairs.probabilities < 1)):
+        errors = np.full(n_players, np.nan)
+    return values, errors
+
+
+def _penalty(left: FloatMatrix, singular: FloatVector, rest: FloatVector, unseen: float) -> float:
+    """The ridge penalty of the least generalized cross-validation (Golub, Heath and Wahba 1979).
+
+    None where all is explained without one, as in games of pairwise interactions; none where nothing is unseen.
+    """
+    along = left.T @ rest
+    scores = []
+    penalties = np.array(PENALTIES) * unseen * (np.mean(singular**2) if len(singular) else 0.0)
+    for penalty in penalties:
+        kept = singular**2 / (singular**2 + penalty)
+        residual = np.sum((rest - left @ (kept * along)) ** 2)
+        scores.append(residual / max(1.0 - kept.sum() / max(len(rest), 1), 1e-9) ** 2)
+    return float(penalties[int(np.argmin(scores))])
+
+
+def _filled(counts: FloatVector, shares: FloatVector, n: int) -> FloatVector:
+    """``n`` divided in proportion to shares, but no more to each than its count."""
+    full = np.zeros(len(counts), dtype=bool)
+    while n < counts.sum():
+        level = (n - counts[full].sum()) / shares[~full].sum()
+        over = ~full & (level * shares >= counts)
+        if not over.any():
+            return np.where(full, counts, level * shares)
+        full |= over
+    return counts
+
+
+def _rounded(expected: FloatVector, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Whole numbers with these expectations, whose sum is the rounded sum of them (systematic sampling)."""
+    ends = np.floor(np.append(0.0, np.cumsum(expected)) + rng.uniform(1e-9, 1.0 - 1e-9)).astype(np.int64)
+    return np.diff(ends)
+
+
+def _of_one_size(n_players: int, size: int, n: int, rng: np.random.Generator) -> Coalitions:
+    """``(n, n_players)`` different coalitions of a size; of the middle size no two that are complements."""
+    middle = 2 * size == n_players
+    count = math.comb(n_players, size) // (2 if middle else 1)
+    drawn: dict[tuple[int, ...], None] = {}
+    if count <= 4 * n:
+        # combinations come in lexicographic order, so that the first half of the middle size holds player 0
+        everything = list(itertools.islice(itertools.combinations(range(n_players), size), count))
+        drawn = dict.fromkeys(everything[place] for place in rng.choice(count, n, replace=False))
+    while len(drawn) < n:  # three of four draws at least are new
+        members = rng.permutation(n_players)
+        chosen = members[size:] if middle and 0 in members[size:] else members[:size]
+        drawn[tuple(sorted(chosen.tolist()))] = None
+    coalitions = np.zeros((n, n_players), dtype=bool)
+    for row, coalition in zip(coalitions, drawn, strict=True):
+        row[list(coalition)] = True
+    return coalitions

@@ -1,0 +1,133 @@
+"""What a run measures before it searches: the uniform ladder, tables of what genes do, the choices of recipes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from evo_mpq.costs import cost_of, lead_objective, spaced_budgets, tables_of
+from evo_mpq.measure.measurements import Measurements
+from evo_mpq.optimize.loop import Screen
+from evo_mpq.optimize.seeders.waterfill import allocation_gain
+from evo_mpq.optimize.starts import uniform_ladder
+from evo_mpq.predict.tables.sensitivities import one_at_a_time_count
+from evo_mpq.problem import Problem
+from evo_mpq.results.front import GenomeKey
+from evo_mpq.typing import Genomes
+
+UNIFORM = "uniform"
+"""Under this name a run measures the whole uniform ladder first; it frames the hypervolume."""
+
+MOST_BUDGETS = 24
+"""A recipe proposes at most so many genomes, for budgets from the cheapest to the most expensive."""
+
+LEAST_BUDGETS = 3
+"""Recipes of which the budget allows fewer genomes each are left out."""
+
+TABLE_SHARE = 0.5
+"""Of what is left of the budget, for the table of sensitivities; a larger one is measured in part."""
+
+SEEDS_SHARE = 0.25
+"""Of what the table leaves of the budget, for all recipes: what they measure and what they propose."""
+
+MeasureGenomes = Callable[[Genomes], Measurements]
+
+
+class Seeding:
+    """What is measured before the search, and under which names.
+
+    Args:
+        problem: that is searched.
+        screen: finds genomes that cannot meet the constraints; those are not measured.
+        say: told what the tables say, before the search begins.
+
+    Attributes:
+        recipes: name and genome of what was proposed, each genome once, in the order of measuring.
+        notes: which recipes were left out, and why.
+    """
+
+    def __init__(
+        self, problem: Problem, screen: Screen | None = None, say: Callable[[str], None] = lambda message: None
+    ) -> None:
+        self._problem = problem
+        self._screen = screen
+        self._say = say
+        self.recipes: list[tuple[str, GenomeKey]] = []
+        self.notes: list[str] = []
+
+    def __call__(self, measure: MeasureGenomes, left: Callable[[], int | None]) -> None:
+        """Measures the ladder, the tables that recipes need, and what they propose; see `optimize.loop.Begin`."""
+        problem = self._problem
+        if UNIFORM in problem.seeders:
+            ladder = uniform_ladder(problem.space)
+            genomes = np.array([genome for _, genome in ladder])
+            measure(self._named([f"{UNIFORM} {name}" for name, _ in ladder], genomes))
+        others = [name for name in problem.seeders if name != UNIFORM]
+        if others and self._worth_a_table(others, left()):
+            self._measure_others(others, measure, left())
+
+    def _worth_a_table(self, names: Sequence[str], budget: int | None) -> bool:
+        """Whether recipes have something to go by, and the budget allows it."""
+        if lead_objective(self._problem) is None:
+            self._leave_out(names, "every objective is computed, so there is nothing to predict")
+            return False
+        if budget is None:
+            return True
+        n_table = one_at_a_time_count(self._problem.space, int(TABLE_SHARE * budget))
+        if n_table > TABLE_SHARE * budget or _shares(budget - n_table, len(names))[0] < LEAST_BUDGETS:
+            self._leave_out(names, f"their table takes {n_table} of the {budget} measurements that are left")
+            return False
+        return True
+
+    def _measure_others(self, names: Sequence[str], measure: MeasureGenomes, budget: int | None) -> None:
+        problem, space = self._problem, self._problem.space
+        lead = lead_objective(problem)
+        assert lead is not None
+        cost_name, cost = cost_of(problem)
+        n, table_allowance, methods_allowance = MOST_BUDGETS, None, None
+        if budget is not None:
+            table_allowance = int(TABLE_SHARE * budget)
+            n, methods_allowance = _shares(budget - one_at_a_time_count(space, table_allowance), len(names))
+        tables = tables_of(problem, lead, measure, cost, table_allowance, methods_allowance)
+        if space.steps("weight_bits"):
+            self._say(gain_sentence(allocation_gain(space, tables), lead.name))
+        budgets = spaced_budgets(problem, cost_name, cost, n)
+        for name in names:
+            proposed = problem.seeders[name](space, tables, budgets)
+            worth = np.ones(len(proposed), dtype=bool)
+            if self._screen is not None:
+                worth = np.all(self._screen(proposed) <= 0, axis=1)
+            measure(self._named([f"{name} {place + 1}" for place in np.flatnonzero(worth)], proposed[worth]))
+
+    def _named(self, names: Sequence[str], genomes: Genomes) -> Genomes:
+        """The genomes, which are entered under their names unless they have one."""
+        taken = {genome for _, genome in self.recipes}
+        for name, row in zip(names, genomes.tolist(), strict=True):
+            if tuple(row) not in taken:
+                taken.add(tuple(row))
+                self.recipes.append((name, tuple(row)))
+        return genomes
+
+    def _leave_out(self, names: Sequence[str], why: str) -> None:
+        self.notes.append(f"not measured before the search: {', '.join(names)}; {why}")
+
+
+def gain_sentence(gain: float, objective: str) -> str:
+    """What ``GM/AM`` says to a user."""
+    return (
+        f"by the sensitivities of layers alone, mixed weight bits could bring {objective} down to {gain:.0%} of what "
+        "equal bits have at the same size"
+    )
+
+
+def _shares(left: int, n_methods: int) -> tuple[int, int]:
+    """Genomes that each method may propose, and measurements that it may make to find them.
+
+    Args:
+        left: of the budget, after the table.
+        n_methods: that share a part of it.
+    """
+    part = int(SEEDS_SHARE * left)
+    n = min(MOST_BUDGETS, part // (3 * n_methods))
+    return n, (part - n * n_methods) // n_methods
