@@ -225,6 +225,7 @@ def search(
     evaluations: int | None = None,
     minutes: float | None = None,
     stall: int | None = None,
+    seeds: Sequence[Any] | None = None,
     compute: Mapping[str, Any] | None = None,
     seed: int = 0,
     name: str = "run",
@@ -255,6 +256,8 @@ def search(
         evaluations: measurements in all; 400 where nothing else ends the search.
         minutes: wall-clock time.
         stall: generations without progress after which to stop.
+        seeds: allocation methods, by name or as functions, whose choices are measured first; default: ``uniform``,
+            ``sensitivity`` and ``shapley``.
         compute: ``threads``, ``memory``, ``workers``.
         seed: of every random choice.
         name: of the run.
@@ -275,6 +278,7 @@ def search(
     """
     splits = {"calibration": calibration, "search": search, "test": test, "train": train}
     budget = {"evaluations": evaluations, "minutes": minutes, "stall": stall}
+    fitness = None if seeds is None else {"seeds": list(seeds)}
     values = {
         "name": name,
         "seed": seed,
@@ -286,7 +290,7 @@ def search(
         "objectives": objectives,
         "constraints": constraints,
         "metrics": metrics,
-        "search": {"algorithm": algorithm, "population": population, **budget},
+        "search": {"algorithm": algorithm, "population": population, "fitness": fitness, **budget},
         "compute": {"workers": 1, **(compute or {}), **({} if workers is None else {"workers": workers})},
     }
     settings = validate(values)
@@ -366,7 +370,7 @@ def allocate_config(
         problem = build_problem(config.settings, config.base, (reporter or Silent()).stage)
         seeders = {name: plugins.resolve(name, "seeders", config.base, ("--method",)) for name in methods}
         with stop_on_interrupt() as interrupted:
-            return allocate(
+            found = allocate(
                 problem,
                 directory,
                 seeders,
@@ -376,6 +380,8 @@ def allocate_config(
                 reporter=reporter,
                 interrupted=interrupted,
             )
+        _write_report_again(problem, directory)
+    return found
 
 
 def contribute_config(
@@ -396,7 +402,7 @@ def contribute_config(
     with _told_of(config.document), RunDirectory(path) as directory:
         problem = build_problem(config.settings, config.base, (reporter or Silent()).stage)
         with stop_on_interrupt() as interrupted:
-            return contribute(
+            found = contribute(
                 problem,
                 directory,
                 estimator,
@@ -406,6 +412,16 @@ def contribute_config(
                 reporter=reporter,
                 interrupted=interrupted,
             )
+        _write_report_again(problem, directory)
+    return found
+
+
+def _write_report_again(problem: Problem, directory: RunDirectory) -> None:
+    """Writes the report of a run anew, with what a command has added to its directory; nothing where there is none."""
+    front = _written_front(directory)
+    if front is not None:
+        journal = directory.read_journal()
+        directory.write_report(report_of(problem, journal, front, directory, problem.notes))
 
 
 def located_problem(config: Config, reporter: Reporter | None = None, *, any_device: bool = False) -> Problem:

@@ -340,7 +340,7 @@ def contributions(
         path = out or Path("runs") / config.settings.name
         found = contribute_config(config, path, estimator, measurements, workers=workers, reporter=reporter)
     print_contributions(found)
-    typer.echo(f"Kept in {path / 'contributions.json'}, which the report of a run in {path} shows")
+    typer.echo(f"Kept in {path / 'contributions.json'}; the report of a run in {path} shows them")
 
 
 @app.command("list", cls=Command)

@@ -13,6 +13,7 @@ from evo_mpq.config import dump, resolved
 from evo_mpq.errors import RunError
 from evo_mpq.measure.candidate import Candidate
 from evo_mpq.measure.measurements import Values
+from evo_mpq.measure.statistics import Groups
 from evo_mpq.network.products import Product
 from evo_mpq.optimize.loop import Result
 from evo_mpq.problem import Problem
@@ -98,8 +99,18 @@ def front_of(
         sample_forwards=journal.samples,
         finished=finished,
         reproducible=not journal.diverged,
-        groups=problem.network.splits.test.groups,
+        groups=_test_groups(problem),
     )
+
+
+def _test_groups(problem: Problem) -> Groups:
+    """Labels of the samples that values of the first measured objective on the test split are of, for verdicts.
+
+    None where they are independent, or where the objective measures on inputs of its own.
+    """
+    test = problem.network.splits.test
+    lead = next((quantity for quantity in problem.objectives if quantity.kind == "measured"), None)
+    return None if lead is None or lead.inputs(test) is not None else test.groups
 
 
 def _hypervolume(result: Result) -> Hypervolume:

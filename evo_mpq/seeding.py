@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from evo_mpq.costs import cost_of, lead_objective, spaced_budgets, tables_of
+from evo_mpq.errors import MeasurementError
 from evo_mpq.measure.measurements import Measurements
 from evo_mpq.optimize.loop import Screen
 from evo_mpq.optimize.seeders.waterfill import allocation_gain
@@ -21,9 +22,6 @@ UNIFORM = "uniform"
 
 MOST_BUDGETS = 24
 """A recipe proposes at most so many genomes, for budgets from the cheapest to the most expensive."""
-
-LEAST_BUDGETS = 3
-"""Recipes of which the budget allows fewer genomes each are left out."""
 
 TABLE_SHARE = 0.5
 """Of what is left of the budget, for the table of sensitivities; a larger one is measured in part."""
@@ -63,7 +61,9 @@ class Seeding:
             ladder = uniform_ladder(problem.space)
             genomes = np.array([genome for _, genome in ladder])
             measure(self._named([f"{UNIFORM} {name}" for name, _ in ladder], genomes))
-        others = [name for name in problem.seeders if name != UNIFORM]
+        # the other algorithms are baselines, or measure everything anyhow
+        evolves = problem.settings.search.algorithm == "nsga2"
+        others = [name for name in problem.seeders if evolves and name != UNIFORM]
         if others and self._worth_a_table(others, left()):
             self._measure_others(others, measure, left())
 
@@ -75,7 +75,7 @@ class Seeding:
         if budget is None:
             return True
         n_table = one_at_a_time_count(self._problem.space, int(TABLE_SHARE * budget))
-        if n_table > TABLE_SHARE * budget or _shares(budget - n_table, len(names))[0] < LEAST_BUDGETS:
+        if n_table > TABLE_SHARE * budget or _shares(budget - n_table, len(names))[0] < 1:
             self._leave_out(names, f"their table takes {n_table} of the {budget} measurements that are left")
             return False
         return True
@@ -90,11 +90,15 @@ class Seeding:
             table_allowance = int(TABLE_SHARE * budget)
             n, methods_allowance = _shares(budget - one_at_a_time_count(space, table_allowance), len(names))
         tables = tables_of(problem, lead, measure, cost, table_allowance, methods_allowance)
-        if space.steps("weight_bits"):
+        if space.steps("weight_bits") and np.isfinite(tables.measure(space.most_expensive()[None]).losses[0]):
             self._say(gain_sentence(allocation_gain(space, tables), lead.name))
         budgets = spaced_budgets(problem, cost_name, cost, n)
         for name in names:
-            proposed = problem.seeders[name](space, tables, budgets)
+            try:
+                proposed = problem.seeders[name](space, tables, budgets)
+            except MeasurementError as error:
+                self._leave_out([name], str(error))
+                continue
             worth = np.ones(len(proposed), dtype=bool)
             if self._screen is not None:
                 worth = np.all(self._screen(proposed) <= 0, axis=1)

@@ -437,3 +437,33 @@ def test_built_in_data_of_another_seed_than_the_built_in_network_is_refused(tmp_
     assert f"{yaml}:1:33: model.seed: the network is trained on the digits of seed 1" in message
     message = run(yaml, tmp_path / "out", "--set", "data.seed=2", code=2).stderr
     assert "data.seed: the network is trained on the digits of seed 1" in message and str(yaml) in message
+
+
+GROUPED = """
+import torch
+from torch.utils.data import Dataset
+
+class Grouped(Dataset):
+    def __init__(self, name, n, generator):
+        self.inputs = torch.randn(n, 6, generator=generator)
+        self.groups = [f"{name} {sample // 2}" for sample in range(n)]
+
+    def __len__(self):
+        return len(self.inputs)
+
+    def __getitem__(self, place):
+        return self.inputs[place], 0
+
+def load():
+    generator = torch.Generator().manual_seed(1)
+    return {name: Grouped(name, 32, generator) for name in ("calibration", "search", "test")}
+"""
+
+
+@pytest.mark.parametrize("mixtures", [20, 32])
+def test_mixed_pairs_are_searched_and_judged_on_data_whose_samples_belong_together(tmp_path, mixtures):
+    yaml = YAML + f"objectives: [{{kind: kl_divergence, mix: {mixtures}}}, size]\nmetrics: []\n"
+    run(write_project(tmp_path, yaml, my_data=GROUPED), tmp_path / "run")
+    found = front(tmp_path / "run")
+    assert found["finished"]
+    assert all(seed["verdict"] in ("dominated", "tied", "not") for seed in found["seeds"])
