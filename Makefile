@@ -12,9 +12,9 @@ TESTABLE := $(VENV)/testable
 # torch comes with half of all files; most of them are never imported, so none is compiled ahead.
 INSTALL := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check --no-compile -c constraints.txt
 
-# Everything in benchmarks/ that can be run, besides what makes the tables and what needs an accelerator.
+# Everything in benchmarks/ that can be run, besides what makes the tables, needs an accelerator, or installs other tools.
 RUNNING := $(shell grep -l '^if __name__ == .__main__.:' benchmarks/*.py)
-BENCHMARKS := $(filter-out exact_front device_speed,$(basename $(notdir $(RUNNING))))
+BENCHMARKS := $(filter-out exact_front device_speed versus_peers,$(basename $(notdir $(RUNNING))))
 TABLE := benchmarks/tables/digits_resnet_234_seed0.npz
 
 .PHONY: help demo test test-all lint bench bench-tables

@@ -90,11 +90,16 @@ class Counted:
     def __init__(self, source: Source, seconds_each: float) -> None:
         self._source = source
         self._seconds_each = seconds_each
-        self._seen: set[bytes] = set()
+        self._seen: dict[bytes, np.ndarray] = {}
 
     def __call__(self, genomes: Genomes) -> Estimates:
-        self._seen.update(row.tobytes() for row in np.ascontiguousarray(genomes))
+        self._seen.update((row.tobytes(), row) for row in np.ascontiguousarray(genomes))
         return self._source.search(genomes)
+
+    @property
+    def genomes(self) -> Genomes:
+        """Everything that was measured, in order."""
+        return np.array(list(self._seen.values()))
 
     @property
     def measurements(self) -> int:

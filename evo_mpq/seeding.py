@@ -10,6 +10,7 @@ from evo_mpq.costs import cost_of, lead_objective, spaced_budgets, tables_of
 from evo_mpq.errors import MeasurementError
 from evo_mpq.measure.measurements import Measurements
 from evo_mpq.optimize.loop import Screen
+from evo_mpq.optimize.searcher import first_of_new
 from evo_mpq.optimize.seeders.waterfill import allocation_gain
 from evo_mpq.optimize.starts import uniform_ladder
 from evo_mpq.predict.tables.sensitivities import one_at_a_time_count
@@ -20,14 +21,17 @@ from evo_mpq.typing import Genomes
 UNIFORM = "uniform"
 """Under this name a run measures the whole uniform ladder first; it frames the hypervolume."""
 
-MOST_BUDGETS = 24
-"""A recipe proposes at most so many genomes, for budgets from the cheapest to the most expensive."""
+MOST_BUDGETS = 48
+"""A method proposes at most so many genomes, for budgets from the cheapest to the most expensive."""
 
 TABLE_SHARE = 0.5
 """Of what is left of the budget, for the table of sensitivities; a larger one is measured in part."""
 
 SEEDS_SHARE = 0.25
-"""Of what the table leaves of the budget, for all recipes: what they measure and what they propose."""
+"""Of what the table leaves of the budget, for all methods: what they measure and what they propose."""
+
+OWN_SHARE = 2 / 3
+"""Of a method's part of that, for what it measures to find its genomes; what it leaves is for these."""
 
 MeasureGenomes = Callable[[Genomes], Measurements]
 
@@ -65,7 +69,7 @@ class Seeding:
         evolves = problem.settings.search.algorithm == "nsga2"
         others = [name for name in problem.seeders if evolves and name != UNIFORM]
         if others and self._worth_a_table(others, left()):
-            self._measure_others(others, measure, left())
+            self._measure_others(others, measure, left)
 
     def _worth_a_table(self, names: Sequence[str], budget: int | None) -> bool:
         """Whether recipes have something to go by, and the budget allows it."""
@@ -75,63 +79,71 @@ class Seeding:
         if budget is None:
             return True
         n_table = one_at_a_time_count(self._problem.space, int(TABLE_SHARE * budget))
-        if n_table > TABLE_SHARE * budget or _shares(budget - n_table, len(names))[0] < 1:
+        if n_table > TABLE_SHARE * budget or _part(budget - n_table, len(names)) < 1:
             self._leave_out(names, f"their table takes {n_table} of the {budget} measurements that are left")
             return False
         return True
 
-    def _measure_others(self, names: Sequence[str], measure: MeasureGenomes, budget: int | None) -> None:
-        problem, space = self._problem, self._problem.space
+    def _measure_others(self, names: Sequence[str], measure: MeasureGenomes, left: Callable[[], int | None]) -> None:
+        problem, space, budget = self._problem, self._problem.space, left()
         lead = lead_objective(problem)
         assert lead is not None
         cost_name, cost = cost_of(problem)
-        n, table_allowance, methods_allowance = MOST_BUDGETS, None, None
+        part, table_allowance, methods_allowance = None, None, None
         if budget is not None:
             table_allowance = int(TABLE_SHARE * budget)
-            n, methods_allowance = _shares(budget - one_at_a_time_count(space, table_allowance), len(names))
+            part = _part(budget - one_at_a_time_count(space, table_allowance), len(names))
+            methods_allowance = int(OWN_SHARE * part)
         tables = tables_of(problem, lead, measure, cost, table_allowance, methods_allowance)
-        if space.steps("weight_bits") and np.isfinite(tables.measure(space.most_expensive()[None]).losses[0]):
-            self._say(gain_sentence(allocation_gain(space, tables), lead.name))
-        budgets = spaced_budgets(problem, cost_name, cost, n)
+        try:
+            n_options = sum(map(len, tables.sensitivities.losses))
+        except MeasurementError as error:
+            self._leave_out(names, str(error))
+            return
+        if space.steps("weight_bits"):
+            self._say(_gain_sentence(n_options, allocation_gain(space, tables), lead.name))
+        budgets = spaced_budgets(problem, cost_name, cost, MOST_BUDGETS if part is None else min(part, MOST_BUDGETS))
         for name in names:
+            before = left()
             try:
                 proposed = problem.seeders[name](space, tables, budgets)
             except MeasurementError as error:
                 self._leave_out([name], str(error))
                 continue
-            worth = np.ones(len(proposed), dtype=bool)
-            if self._screen is not None:
-                worth = np.all(self._screen(proposed) <= 0, axis=1)
-            measure(self._named([f"{name} {place + 1}" for place in np.flatnonzero(worth)], proposed[worth]))
+            after = left()
+            spent = 0 if before is None or after is None else before - after
+            chosen = self._new(proposed, None if part is None else max(1, part - spent))
+            measure(self._named([f"{name} {place + 1}" for place in range(len(chosen))], chosen))
+
+    def _new(self, proposed: Genomes, most: int | None) -> Genomes:
+        """Those that no recipe proposed before and that can meet the constraints; of many, evenly spread ones."""
+        new: Genomes = proposed[
+            first_of_new([tuple(row) for row in proposed.tolist()], {genome for _, genome in self.recipes})
+        ]
+        if self._screen is not None and len(new):
+            new = new[np.all(self._screen(new) <= 0, axis=1)]
+        if most is None or len(new) <= most:
+            return new
+        spread: Genomes = new[np.linspace(0, len(new) - 1, most).round().astype(int)]
+        return spread
 
     def _named(self, names: Sequence[str], genomes: Genomes) -> Genomes:
-        """The genomes, which are entered under their names unless they have one."""
-        taken = {genome for _, genome in self.recipes}
-        for name, row in zip(names, genomes.tolist(), strict=True):
-            if tuple(row) not in taken:
-                taken.add(tuple(row))
-                self.recipes.append((name, tuple(row)))
+        """The genomes, which are entered under their names."""
+        self.recipes += [(name, tuple(row)) for name, row in zip(names, genomes.tolist(), strict=True)]
         return genomes
 
     def _leave_out(self, names: Sequence[str], why: str) -> None:
         self.notes.append(f"not measured before the search: {', '.join(names)}; {why}")
 
 
-def gain_sentence(gain: float, objective: str) -> str:
-    """What ``GM/AM`` says to a user."""
+def _gain_sentence(n_options: int, gain: float, objective: str) -> str:
+    """What the table says before the search."""
     return (
-        f"by the sensitivities of layers alone, mixed weight bits could bring {objective} down to {gain:.0%} of what "
-        "equal bits have at the same size"
+        f"by what each of {n_options} options costs alone, mixed weight bits could bring {objective} down to "
+        f"{gain:.0%} of what equal bits have at the same size"
     )
 
 
-def _shares(left: int, n_methods: int) -> tuple[int, int]:
-    """Genomes that each method may propose, and measurements that it may make to find them.
-
-    Args:
-        left: of the budget, after the table.
-        n_methods: that share a part of it.
-    """
-    part = int(SEEDS_SHARE * left)
-    n = min(MOST_BUDGETS, part // (3 * n_methods))
-    return n, (part - n * n_methods) // n_methods
+def _part(left: int, n_methods: int) -> int:
+    """Measurements that each of several methods gets of what the table leaves of the budget."""
+    return int(SEEDS_SHARE * left) // n_methods
