@@ -102,7 +102,7 @@ class Run:
         front = _written_front(directory)
         if front is None or not front.finished or front.measurements != journal.n_measured:
             front = front_so_far(problem, journal)
-        return cls(problem, directory.path, front, problem.notes)
+        return cls(problem, directory.path, front, directory.read_notes() or problem.notes)
 
     @property
     def finished(self) -> bool:
@@ -421,7 +421,8 @@ def _write_report_again(problem: Problem, directory: RunDirectory) -> None:
     front = _written_front(directory)
     if front is not None:
         journal = directory.read_journal()
-        directory.write_report(report_of(problem, journal, front, directory, problem.notes))
+        notes = directory.read_notes() or problem.notes
+        directory.write_report(report_of(problem, journal, front, directory, notes))
 
 
 def located_problem(config: Config, reporter: Reporter | None = None, *, any_device: bool = False) -> Problem:

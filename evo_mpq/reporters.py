@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from evo_mpq.optimize.loop import Progress
-from evo_mpq.results.run_directory import RunDirectory
+from evo_mpq.results.run_directory import NOTE, RunDirectory
 
 
 class Reporter(Protocol):
@@ -69,7 +69,7 @@ class Logged:
         """Something the user should know; said once."""
         if message not in self.notes:
             self.notes.append(message)
-            self.log(f"note: {message}")
+            self.log(f"{NOTE}{message}")
             self._reporter.note(message)
 
     def log(self, message: str) -> None:

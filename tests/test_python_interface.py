@@ -330,7 +330,7 @@ def test_one_process_measures_on_an_accelerator(tmp_path, monkeypatch):
     problem = on_an_accelerator(monkeypatch)
     assert problem.device == problem.identity()["compute"]["device"] == "cuda" and problem.notes == ()
     started = []
-    monkeypatch.setattr("evo_mpq.running.InProcess", lambda *arguments: started.append(arguments[-1]))
+    monkeypatch.setattr("evo_mpq.session.InProcess", lambda *arguments: started.append(arguments[-1]))
     for workers in (1, "auto"):
         start_executor(problem, workers, Logged(Silent(), RunDirectory(tmp_path)))
     assert started == ["cuda", "cuda"]
@@ -502,10 +502,10 @@ def test_a_script_with_a_main_guard_may_have_workers(search, tmp_path):
 
 
 def test_progress_is_lines_where_no_line_can_be_overwritten_and_nothing_when_quiet(search, capsys):
-    search(quiet=False, evaluations=6)
+    search(quiet=False, evaluations=6, seeds=["uniform"])
     shown = capsys.readouterr()
     assert "tracing the network" in shown.err and "measuring the uncompressed network" in shown.err and not shown.out
-    search(evaluations=6)
+    search(evaluations=6, seeds=["uniform"])
     assert capsys.readouterr() == ("", "")
     ConsoleReporter(quiet=True).note("[red]kept as it is")
     assert "note: [red]kept as it is" in capsys.readouterr().err

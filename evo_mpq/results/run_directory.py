@@ -31,6 +31,12 @@ PACKAGES = ("evo-mpq", "torch", "numpy", "pymoo", "moocore", "scikit-learn", "sa
 _FILES = frozenset({"config.yaml", "environment.json", "journal", "front.json", "report.html", "log.txt", "lock"})
 
 
+NOTE = "note: "
+"""Begins what a line of the log says to the user, behind its time."""
+
+_TIME_LENGTH = len("2026-01-31 12:00:00 ")
+
+
 class RunDirectory:
     """The folder of one run.
 
@@ -250,6 +256,15 @@ class RunDirectory:
                 write_all(descriptor, line.encode())
             finally:
                 os.close(descriptor)
+
+    def read_notes(self) -> list[str]:
+        """What the user was told, each once, in order; see `log`."""
+        try:
+            lines = (self.path / "log.txt").read_text(encoding="utf-8").splitlines()
+        except OSError:
+            return []
+        said = (line[_TIME_LENGTH:] for line in lines)
+        return list(dict.fromkeys(line.removeprefix(NOTE) for line in said if line.startswith(NOTE)))
 
     def read_config(self) -> str:
         """The text of ``config.yaml``.
