@@ -16,6 +16,7 @@ import numpy as np
 
 from benchmarks.exact_front import Table, problem_of, table_file
 from benchmarks.judging import Oracle, oracle
+from benchmarks.mixed_pairs import seconds_each
 from benchmarks.presenting import show, spread
 from benchmarks.problems import joint
 from benchmarks.search_quality import Stored
@@ -168,16 +169,6 @@ def problem_and_source(name: str, seed: int) -> tuple[Problem, Source, Oracle | 
         data = {"calibration": 64, "search": 78, "test": 156, "train": 500}
         problem = joint(name, prune={"ratios": RATIOS}, drop=["blocks.*.attention", "blocks.*.mlp"], data=data)
     return problem, Measured(problem), None, 0.0  # measured in the method's own time
-
-
-def seconds_each(problem: Problem) -> float:
-    """CPU seconds of a measurement among 20 random ones."""
-    policies = problem.space.decode(problem.space.sample(20, np.random.default_rng(0)))
-    executor = InProcess(problem.compressor, problem.quantities, 1 << 28)
-    executor.measure(policies, "search")  # weights are made when they are first used
-    began = time.process_time()
-    executor.measure(policies, "search")
-    return (time.process_time() - began) / len(policies)
 
 
 def main() -> None:
