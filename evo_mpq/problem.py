@@ -29,6 +29,7 @@ from evo_mpq.network.network import Network, trace_network
 from evo_mpq.network.products import Product
 from evo_mpq.network.weights import load_weights
 from evo_mpq.optimize.seeders.seeder import Seeder
+from evo_mpq.predict.supernet.training import are_classes
 from evo_mpq.quantities import Quantities, read_quantities
 from evo_mpq.space.building import SpaceGroup, SpaceLayer, build_space
 from evo_mpq.space.genes import BIT_KINDS
@@ -448,15 +449,7 @@ def _compressor(settings: Settings, network: Network, space: SearchSpace) -> Com
 def _has_class_labels(network: Network) -> bool:
     """Whether the targets are class indices for the network's outputs."""
     batch = next(iter(network.splits.search.batches()))
-    outputs = network.float_outputs(batch.inputs)
-    targets = batch.targets
-    if not isinstance(targets, torch.Tensor) or targets.is_floating_point() or targets.dtype == torch.bool:
-        return False
-    dim = 1 if outputs.dim() == 4 else outputs.dim() - 1
-    per_prediction = outputs.shape[:dim] + outputs.shape[dim + 1 :]
-    if outputs.dim() < 2 or targets.shape != per_prediction:
-        return False
-    return int(targets.min()) >= 0 and int(targets.max()) < outputs.shape[dim]
+    return are_classes(batch.targets, network.float_outputs(batch.inputs))
 
 
 def _notes_on_device(device: str, compressor: Compressor) -> list[str]:
