@@ -32,14 +32,16 @@ demo: $(RUNNABLE)
 	@echo 'Open runs/demo/report.html in a browser. A point of the front becomes a file by, for example:'
 	@echo "  $(BIN)/evo-mpq export runs/demo --pick 'size<=13kB' --out runs/demo/small.safetensors"
 
-# One thread per process: networks here are so small that more of them wait for each other.
+# One thread per process: networks here are so small that more of them wait for each other. Files are the units that
+# processes share out, because a file's tests share what is slow to make.
 test test-all: export OMP_NUM_THREADS ?= 1
+PYTEST := $(BIN)/pytest -n auto --dist loadfile
 
 test: lint
-	$(BIN)/pytest
+	$(PYTEST)
 
 test-all: lint
-	$(BIN)/pytest -m ''
+	$(PYTEST) -m ''
 
 lint: $(TESTABLE)
 	$(BIN)/ruff check .

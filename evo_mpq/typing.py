@@ -19,3 +19,6 @@ FloatMatrix: TypeAlias = npt.NDArray[np.float64]
 
 BoolVector: TypeAlias = npt.NDArray[np.bool_]
 """``(n,)`` truth values."""
+
+BoolMatrix: TypeAlias = npt.NDArray[np.bool_]
+"""``(n, m)`` truth values."""

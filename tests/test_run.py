@@ -303,7 +303,8 @@ def test_any_number_of_objectives_can_be_traded_off(tmp_path, objectives):
 
 def test_feasible_members_meet_every_constraint_and_free_ones_are_checked_before_measuring(tmp_path):
     yaml, out = write_project(tmp_path), tmp_path / "out"
-    run(yaml, out, "--set", 'constraints=["size <= 1050", "kl_divergence <= 1", "average_bits >= 2.5"]')
+    constraints = 'constraints=["size <= 1050", "kl_divergence <= 1", "average_bits >= 2.5"]'
+    run(yaml, out, "--set", constraints, "--set", "search.fitness.seeds=[uniform]")
     _, values = RunDirectory(out).read_journal().rows()
     sizes = values.values[4:, 1]  # what follows the uniform recipes
     assert len(sizes) and (sizes <= 1050).all()
@@ -377,7 +378,7 @@ def test_a_run_in_which_nothing_succeeds_ends_with_what_went_wrong_and_where_it_
     yaml, out = write_project(tmp_path, my_objectives=OBJECTIVES), tmp_path / "out"
     yaml.write_text(yaml.read_text() + 'objectives: [{kind: "my_objectives:hopeless", direction: minimize}]\n')
     message = run(yaml, out, code=2).stderr
-    assert f"{yaml}:5:13: objectives: every one of the 6 candidates" in message
+    assert re.search(rf"{re.escape(str(yaml))}:5:13: objectives: every one of the \d+ candidates", message)
     assert "hopeless raised RuntimeError: always" in message and "Traceback" not in message
     assert "failed: every one" in (out / "log.txt").read_text()
 
@@ -415,7 +416,7 @@ def test_metrics_are_what_is_reported_on_the_test_split(tmp_path):
 def test_activation_bits_and_edges_are_searched_too(tmp_path):
     yaml, out = write_project(tmp_path), tmp_path / "out"
     yaml.write_text(yaml.read_text().replace("[2, 3, 4, 8]}", "[4, 8], activation_bits: [4, 8]}"))
-    run(yaml, out)
+    run(yaml, out, "--set", "search.fitness.seeds=[uniform]")
     document = front(out)
     assert [gene["name"] for gene in document["genes"]][:2] == ["first.weight_bits", "first.activation_bits"]
     assert document["reference"]["search"]["kl_divergence"] == 0  # float edges

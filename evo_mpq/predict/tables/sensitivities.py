@@ -7,7 +7,7 @@ import numpy as np
 from evo_mpq.errors import MeasurementError
 from evo_mpq.predict.tables.options import Measure, OptionTable, one_at_a_time_genomes
 from evo_mpq.space.search_space import SearchSpace
-from evo_mpq.typing import BoolVector, FloatVector
+from evo_mpq.typing import BoolVector, FloatVector, Genomes
 
 
 def measured_sensitivities(space: SearchSpace, measure: Measure, allowance: int | None = None) -> OptionTable:
@@ -45,6 +45,12 @@ def one_at_a_time_count(space: SearchSpace, allowance: int | None = None) -> int
     """Measurements that the table takes."""
     n = 1 + sum(gene.cardinality - 1 for gene in space.genes)
     return n if allowance is None or n <= allowance else 1 + int(_coarse(space).sum())
+
+
+def coarse_genomes(space: SearchSpace) -> Genomes:
+    """The most expensive genome, and the lowest and the middle option of every gene alone in it."""
+    genomes: Genomes = one_at_a_time_genomes(space)[np.append(True, _coarse(space))]
+    return genomes
 
 
 def filled_in(losses: FloatVector) -> FloatVector:
@@ -89,4 +95,4 @@ def _by_gene(space: SearchSpace, values: FloatVector) -> list[FloatVector]:
     return [np.append(row, 0.0) for row in np.split(values, ends[:-1])]
 
 
-__all__ = ["filled_in", "measured_sensitivities", "one_at_a_time_count"]
+__all__ = ["coarse_genomes", "filled_in", "measured_sensitivities", "one_at_a_time_count"]

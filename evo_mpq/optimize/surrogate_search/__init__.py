@@ -1,0 +1,1 @@
+"""The engine that lets little be measured: surrogates propose, measurements decide."""

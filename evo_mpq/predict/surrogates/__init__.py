@@ -1,0 +1,1 @@
+"""Models that are fitted to measured losses and predict those of other genomes."""
