@@ -1,21 +1,24 @@
-"""What tables and recipes of a problem stand on: the loss that they are of, and a cost that is a sum over layers."""
+"""What is known of a problem without measuring: costs as sums over layers, and the loss that tables are of."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from evo_mpq.measure.candidate import Candidate
 from evo_mpq.measure.measurements import Measurements
 from evo_mpq.measure.objectives import Quantity
+from evo_mpq.optimize.loop import Screen
+from evo_mpq.optimize.searcher import genome_keys
+from evo_mpq.optimize.surrogate_search.models import Cost
 from evo_mpq.predict.factored import FactoredFunction, NotASum, decomposed
 from evo_mpq.predict.tables.options import Estimates
 from evo_mpq.predict.tables.tables import Tables
 from evo_mpq.problem import Problem
 from evo_mpq.space.genes import DROP_KIND, PRUNE_KIND
 from evo_mpq.space.policy import Policy
-from evo_mpq.typing import FloatVector, Genomes
+from evo_mpq.typing import FloatMatrix, FloatVector, Genomes
 
 
 def lead_objective(problem: Problem) -> Quantity | None:
@@ -77,6 +80,65 @@ def cost_of(problem: Problem, name: str | None = None) -> tuple[str, FactoredFun
         elif quantity.name == "size":
             break
     return "size", _factored(problem, lambda policy: problem.compressor.packed_bytes(policy, as_candidate=True))
+
+
+class ComputedCost:
+    """A loss that is no sum over layers, computed genome by genome, each once.
+
+    Args:
+        problem: of the genomes.
+        quantity: free.
+    """
+
+    def __init__(self, problem: Problem, quantity: Quantity) -> None:
+        self._space = problem.space
+        self._loss = _values(problem, quantity)
+        self._known: dict[bytes, float] = {}
+
+    def __call__(self, genomes: Genomes) -> FloatVector:
+        """``(n,)`` losses; infinite where one cannot be computed, which measuring would find out, too."""
+        keys = genome_keys(genomes)
+        new = [row for row, key in enumerate(keys) if key not in self._known]
+        for row, policy in zip(new, self._space.decode(genomes[new]), strict=True):
+            try:
+                self._known[keys[row]] = self._loss(policy)
+            except Exception:  # of an objective of the user's
+                self._known[keys[row]] = np.inf
+        return np.array([self._known[key] for key in keys])
+
+
+def computed_costs(problem: Problem) -> dict[str, Cost]:
+    """The losses that need no measuring, of objectives and of what constraints bound, by name.
+
+    Sums of factors wherever they are ones, so that exact programs can use them.
+    """
+    quantities = [*problem.objectives, *(constraint.quantity for constraint in problem.constraints)]
+    costs: dict[str, Cost] = {}
+    for quantity in quantities:
+        if quantity.form == "free" and quantity.name not in costs:
+            try:
+                costs[quantity.name] = _factored(problem, _values(problem, quantity))
+            except NotASum:
+                costs[quantity.name] = ComputedCost(problem, quantity)
+    return costs
+
+
+def computed_screen(problem: Problem, costs: Mapping[str, Cost]) -> Screen | None:
+    """Violations of the constraints on computed costs, for many genomes; None if there is no such constraint."""
+    columns = [column for column, constraint in enumerate(problem.constraints) if constraint.quantity.name in costs]
+    if not columns:
+        return None
+
+    def screen(genomes: Genomes) -> FloatMatrix:
+        violations = np.zeros((len(genomes), len(problem.constraints)))
+        for column in columns:
+            constraint = problem.constraints[column]
+            # a loss is a value or its negative, and so is the way back
+            values = constraint.quantity.loss(costs[constraint.quantity.name](genomes))
+            violations[:, column] = constraint.violation(values)
+        return violations
+
+    return screen
 
 
 def _values(problem: Problem, quantity: Quantity) -> Callable[[Policy], float]:

@@ -17,21 +17,17 @@ from evo_mpq.errors import EvoMpqError, RunError
 from evo_mpq.feasibility import refuse_infeasible
 from evo_mpq.optimize.archive import Archive
 from evo_mpq.optimize.budget import Budget
-from evo_mpq.optimize.exhaustive import Exhaustive
 from evo_mpq.optimize.loop import Result, Spending, run_search
-from evo_mpq.optimize.nsga2 import NSGA2
 from evo_mpq.optimize.pareto import HypervolumeBox
-from evo_mpq.optimize.random_search import RandomSearch
-from evo_mpq.optimize.searcher import Searcher
 from evo_mpq.problem import BUDGET_KEYS, Problem, fixed_threads
 from evo_mpq.reporters import Logged, Reporter, Silent
 from evo_mpq.reporting import front_genomes, front_of, report_of, why_empty
 from evo_mpq.results.front import Front, GenomeKey
 from evo_mpq.results.journal import Journal
 from evo_mpq.results.run_directory import RunDirectory, versions
+from evo_mpq.searching import make_searcher, prepare
 from evo_mpq.seeding import Seeding
 from evo_mpq.session import Session, executor_of, in_process, remember_surroundings
-from evo_mpq.space.search_space import SearchSpace
 
 _PATIENCE = 200
 """Generations in a row without a candidate worth measuring, after which a search gives up."""
@@ -205,15 +201,6 @@ def _closing_notes(problem: Problem, journal: Journal, result: Result, front: Fr
         yield why_empty(problem, journal)
 
 
-def make_searcher(settings: Settings, space: SearchSpace, log_scale: Sequence[bool]) -> Searcher:
-    """The searcher that the settings name."""
-    if settings.search.algorithm == "exhaustive":
-        return Exhaustive(space)
-    if settings.search.algorithm == "random":
-        return RandomSearch(space, settings.search.population, settings.seed)
-    return NSGA2(space, settings.search.population, settings.seed, log_scale=log_scale)
-
-
 class _Run:
     """The steps of a run, which share its session."""
 
@@ -221,7 +208,13 @@ class _Run:
         self._session = session
         self._problem = session.problem
         self._journal = session.journal
-        self._seeding = Seeding(session.problem, session.screen, session.reporter.note)
+        self._searcher = make_searcher(session.problem)
+        self._seeding = Seeding(
+            session.problem,
+            session.screen,
+            session.reporter.note,
+            lambda tables: prepare(self._searcher, session.problem, tables),
+        )
 
     @property
     def recipes(self) -> list[tuple[str, GenomeKey]]:
@@ -241,7 +234,7 @@ class _Run:
         spending.count("reference")
         return run_search(
             problem.space,
-            make_searcher(problem.settings, problem.space, problem.log_scale),
+            self._searcher,
             self._session.recorded(spending),
             journal=self._journal,
             budgets=budgets,
@@ -264,4 +257,4 @@ class _Run:
         return self._session.show_test(self.genomes_to_test())
 
 
-__all__ = ["Outcome", "execute", "front_so_far", "make_searcher"]
+__all__ = ["Outcome", "execute", "front_so_far"]

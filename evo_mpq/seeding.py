@@ -14,8 +14,10 @@ from evo_mpq.optimize.searcher import first_of_new
 from evo_mpq.optimize.seeders.waterfill import allocation_gain
 from evo_mpq.optimize.starts import uniform_ladder
 from evo_mpq.predict.tables.sensitivities import one_at_a_time_count
+from evo_mpq.predict.tables.tables import Tables
 from evo_mpq.problem import Problem
 from evo_mpq.results.front import GenomeKey
+from evo_mpq.searching import needs_tables
 from evo_mpq.typing import Genomes
 
 UNIFORM = "uniform"
@@ -43,6 +45,7 @@ class Seeding:
         problem: that is searched.
         screen: finds genomes that cannot meet the constraints; those are not measured.
         say: told what the tables say, before the search begins.
+        prepare: given the tables before the search begins, to measure more of them.
 
     Attributes:
         recipes: name and genome of what was proposed, each genome once, in the order of measuring.
@@ -50,11 +53,16 @@ class Seeding:
     """
 
     def __init__(
-        self, problem: Problem, screen: Screen | None = None, say: Callable[[str], None] = lambda message: None
+        self,
+        problem: Problem,
+        screen: Screen | None = None,
+        say: Callable[[str], None] = lambda message: None,
+        prepare: Callable[[Tables], None] = lambda tables: None,
     ) -> None:
         self._problem = problem
         self._screen = screen
         self._say = say
+        self._prepare = prepare
         self.recipes: list[tuple[str, GenomeKey]] = []
         self.notes: list[str] = []
 
@@ -68,7 +76,7 @@ class Seeding:
         # the other algorithms are baselines, or measure everything anyhow
         evolves = problem.settings.search.algorithm == "nsga2"
         others = [name for name in problem.seeders if evolves and name != UNIFORM]
-        if others and self._worth_a_table(others, left()):
+        if evolves and (others or needs_tables(problem)) and self._worth_a_table(others, left()):
             self._measure_others(others, measure, left)
 
     def _worth_a_table(self, names: Sequence[str], budget: int | None) -> bool:
@@ -114,6 +122,10 @@ class Seeding:
             spent = 0 if before is None or after is None else before - after
             chosen = self._new(proposed, None if part is None else max(1, part - spent))
             measure(self._named([f"{name} {place + 1}" for place in range(len(chosen))], chosen))
+        try:
+            self._prepare(tables)
+        except MeasurementError as error:
+            self._leave_out(["what the search is told"], str(error))
 
     def _new(self, proposed: Genomes, most: int | None) -> Genomes:
         """Those that no recipe proposed before and that can meet the constraints; of many, evenly spread ones."""
@@ -146,4 +158,4 @@ def _gain_sentence(n_options: int, gain: float, objective: str) -> str:
 
 def _part(left: int, n_methods: int) -> int:
     """Measurements that each of several methods gets of what the table leaves of the budget."""
-    return int(SEEDS_SHARE * left) // n_methods
+    return int(SEEDS_SHARE * left) // max(1, n_methods)

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # benchmarks are no packa
 from benchmarks.exact_front import ORACLE, Table
 from benchmarks.judging import LOWEST_FLOOR, Oracle, oracle
 from benchmarks.presenting import spread
-from benchmarks.search_quality import Stored, searcher_of
+from benchmarks.search_quality import ARMS, Stored
 
 
 def square_oracle() -> Oracle:
@@ -102,7 +102,7 @@ def test_stored_table_has_every_genome_once_in_lexicographic_order(stored: Store
 
 
 def test_search_of_the_whole_stored_table_finds_its_front(stored: Stored) -> None:
-    archive = stored.search(searcher_of(stored.space, seed=0), evaluations=stored.space.n_genomes + 1)
+    archive = stored.search(ARMS["nsga2, population 10"](stored.space, 0), evaluations=stored.space.n_genomes + 1)
     share, regret = stored.judged(archive)
     assert len(archive) == stored.space.n_genomes
     assert share == pytest.approx(1)
@@ -110,7 +110,7 @@ def test_search_of_the_whole_stored_table_finds_its_front(stored: Stored) -> Non
 
 
 def test_more_measurements_of_one_search_never_lower_its_share(stored: Stored) -> None:
-    archive = stored.search(searcher_of(stored.space, seed=0), evaluations=200)
+    archive = stored.search(ARMS["nsga2, population 10"](stored.space, 0), evaluations=200)
     rows = stored.rows(archive.genomes)
     shares = [
         stored.oracle.share(stored.table.search_kl[rows[:n]], stored.table.size[rows[:n]])

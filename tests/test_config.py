@@ -290,7 +290,12 @@ def test_the_least_has_every_default(tmp_path):
         "search": {
             "algorithm": "nsga2",
             "population": 10,
-            "fitness": {"seeds": ["uniform", "sensitivity", "shapley"]},
+            "fitness": {
+                "surrogate": "auto",
+                "contributions": "shapley",
+                "interactions": "none",
+                "seeds": ["uniform", "sensitivity", "shapley"],
+            },
             "evaluations": 400,
         },
         "compute": {"device": "auto", "workers": "auto", "threads": 1, "memory": "2 GiB"},

@@ -27,6 +27,7 @@ ORDER = (
     ("problem",),
     ("reporters",),
     ("enumeration", "feasibility", "reporting", "costs", "session"),
+    ("searching",),
     ("seeding",),
     ("running",),
     ("allocating", "contributing"),

@@ -104,6 +104,11 @@ Rounding: TypeAlias = Annotated[Literal["gptq", "nearest"], _choice("gptq", "nea
 Edges: TypeAlias = Annotated[Literal[8, "none"], _choice(8, "none")]
 Correction: TypeAlias = Annotated[Literal["none", "bias", "scale_bias"], _choice("none", "bias", "scale_bias")]
 Algorithm: TypeAlias = Annotated[Literal["nsga2", "random", "exhaustive"], _choice("nsga2", "random", "exhaustive")]
+SurrogateName: TypeAlias = Annotated[
+    Literal["auto", "none", "additive", "gp", "shapley"], _choice("auto", "none", "additive", "gp", "shapley")
+]
+Contributions: TypeAlias = Annotated[Literal["shapley", "none"], _choice("shapley", "none")]
+Interactions: TypeAlias = Annotated[Literal["auto", "none"], _choice("auto", "none")]
 Direction: TypeAlias = Annotated[Literal["minimize", "maximize"], _choice("minimize", "maximize")]
 RunName: TypeAlias = Annotated[
     str, AfterValidator(check.run_name), WithJsonSchema({"type": "string", "pattern": f"^{check.RUN_NAME}$"})
@@ -342,7 +347,22 @@ class QuantizerSettings(Section):
 
 
 class FitnessSettings(Section):
-    """What a search is told before it begins."""
+    """What a search knows of candidates that it did not measure; for nsga2."""
+
+    null_is_wrong = frozenset({"surrogate", "contributions", "interactions"})
+
+    surrogate: SurrogateName = "auto"
+    """The model that chooses what to measure, fitted to all that was measured: additive, the sum of what options cost;
+    gp, a Gaussian process on what that leaves; auto, the one that predicts best. With none, NSGA-II breeds from what
+    was measured alone; with shapley it runs on Shapley contributions alone, and its final front is measured."""
+
+    contributions: Contributions = "shapley"
+    """What the model expects before it has data: Shapley contributions where the method shapley is among the seeds,
+    which measures them, or (none) what each option costs alone."""
+
+    interactions: Interactions = "none"
+    """Whether pairs of options are measured together before the search (auto), as the method clado does, which the
+    model learns from; the search itself mostly chooses better what to measure."""
 
     seeds: Annotated[tuple[Kind, ...], AfterValidator(check.distinct)] = Field(
         default=("uniform", "sensitivity", "shapley"), examples=[["uniform", "sensitivity", "clado"]]
@@ -363,7 +383,7 @@ class SearchSettings(Section):
     """Candidates per generation. Without it, 10, and 20 for three or more objectives."""
 
     fitness: FitnessSettings = Field(default_factory=FitnessSettings)
-    """What the search is told before it begins; for nsga2."""
+    """What the search knows of candidates that it did not measure; for nsga2."""
 
     evaluations: Positive | None = None
     """Measurements in all, reference and seeds included. Without it, and without minutes and stall, 400; an

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evo_mpq.errors import MeasurementError
 from evo_mpq.optimize.archive import Archive
 from evo_mpq.optimize.pareto import in_scale
 from evo_mpq.predict.surrogates.additive import Additive
@@ -16,7 +15,7 @@ from evo_mpq.predict.surrogates.surrogate import ResidualModel, Surrogate
 from evo_mpq.predict.tables.options import Estimates, OptionTable
 from evo_mpq.predict.tables.sensitivities import measured_sensitivities
 from evo_mpq.space.search_space import SearchSpace
-from evo_mpq.typing import BoolVector, FloatMatrix, FloatVector, Genomes
+from evo_mpq.typing import FloatMatrix, FloatVector, Genomes
 
 Cost = Callable[[Genomes], FloatVector]
 """``(n, n_genes)`` genomes to ``(n,)`` losses that need no measuring."""
@@ -66,6 +65,11 @@ class LossModels:
         self._losses: dict[int, Surrogate] = {}
         self._violations: dict[int, Surrogate] = {}
         self._priors: dict[int, Additive] = {}
+        self._believed: dict[int, OptionTable] = {}
+
+    def believe(self, table: OptionTable, column: int) -> None:
+        """Take a table as the prior of an objective; before the first `fit`."""
+        self._believed[column] = table
 
     def fit(self, archive: Archive) -> None:
         """Learn from everything that was measured.
@@ -73,13 +77,13 @@ class LossModels:
         Raises:
             MeasurementError: the most expensive genome was not measured, around which tables are.
         """
-        rows = archive.succeeded
+        rows = archive.succeeded & np.all(np.isfinite(archive.losses), axis=1)  # not what was screened out
         genomes = archive.genomes[rows]
         for column, cost in enumerate(self._costs):
             if cost is None:
                 losses, errors = archive.losses[rows, column], archive.standard_errors[rows, column]
                 if column not in self._losses:
-                    table = _table(self._space, genomes, losses)
+                    table = self._believed.get(column) or _table(self._space, genomes, losses)
                     self._losses[column] = self._surrogate(table, log_scale=self._log_scale[column], column=column)
                 self._losses[column].fit(genomes, *self._scaled(losses, errors, column))
         for column in self._constraints:
@@ -135,12 +139,3 @@ def _table(space: SearchSpace, genomes: Genomes, losses: FloatVector) -> OptionT
         return Estimates(found, np.full(len(found), np.nan))
 
     return measured_sensitivities(space, measured)
-
-
-__all__ = ["Cost", "Expectation", "LossModels", "MeasurementError"]
-
-
-def usable(violations: FloatMatrix) -> BoolVector:
-    """``(n,)`` rows without a positive violation."""
-    met: BoolVector = np.all(violations <= 0, axis=1)
-    return met

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -17,9 +17,10 @@ from evo_mpq.optimize.searcher import SeenGenomes, Turns
 from evo_mpq.optimize.surrogate_search.acquisition import greedy_batch
 from evo_mpq.optimize.surrogate_search.models import Cost, Expectation, LossModels
 from evo_mpq.optimize.surrogate_search.proposals import program_genomes, relatives, weighted
+from evo_mpq.optimize.surrogate_search.rounds import Proposer, Round, recent_tau
 from evo_mpq.predict.factored import FactoredFunction
 from evo_mpq.predict.surrogates.surrogate import ResidualModel
-from evo_mpq.predict.tables.options import one_at_a_time_genomes
+from evo_mpq.predict.tables.options import OptionTable, one_at_a_time_genomes
 from evo_mpq.predict.tables.sensitivities import coarse_genomes
 from evo_mpq.space.search_space import SearchSpace
 from evo_mpq.typing import FloatMatrix, FloatVector, Genomes
@@ -41,25 +42,6 @@ LEAST_TAU = 0.3
 
 LATEST = 20
 """Predictions that this rank correlation is taken over."""
-
-
-@dataclass(frozen=True, eq=False)
-class Round:
-    """One batch, and how well it was predicted.
-
-    Attributes:
-        n_measured: genomes known before it.
-        proposer: ``"surrogate"`` or ``"nsga2"``.
-        predicted: ``(n, k)`` means of the measured objectives, on the scale on which they are compared.
-        measured: ``(n, k)`` what they are; NaN in failed rows.
-        tau: Kendall's rank correlation of the first of them; NaN for fewer than two rows.
-    """
-
-    n_measured: int
-    proposer: str
-    predicted: FloatMatrix
-    measured: FloatMatrix
-    tau: float
 
 
 class SurrogateSearch:
@@ -116,9 +98,13 @@ class SurrogateSearch:
         self._archive = Archive(space.n_genes, len(self._costs), n_constraints)
         self._seen = SeenGenomes()
         self._turns = Turns()
-        self._open: tuple[str, FloatMatrix] | None = None
+        self._open: tuple[Proposer | Literal["table"], FloatMatrix] | None = None
         self._table: Genomes | None = None
         self.rounds: list[Round] = []
+
+    def believe(self, table: OptionTable, column: int) -> None:
+        """Take what options cost in an objective as the prior, rather than the one-at-a-time table; before `ask`."""
+        self._models.believe(table, column)
 
     def ask(self, limit: int | None = None) -> Genomes:
         """The next batch; see `Searcher.ask`."""
@@ -127,7 +113,7 @@ class SurrogateSearch:
             self._table = self._first(limit)
         if len(self._table):
             genomes, self._table = self._table[:n], self._table[n:]
-            proposer = "table"
+            proposer: Proposer | Literal["table"] = "table"
         else:
             proposer, genomes = "surrogate", self._chosen(n)
             if not len(genomes):
@@ -153,7 +139,7 @@ class SurrogateSearch:
         self._archive.add(genomes, measurements)
         if proposer != "table" and self._fitted:
             measured = in_scale(measurements.losses, self._log_scale)[:, self._measured]
-            self.rounds.append(Round(n, proposer, predicted, measured, _tau(predicted[:, 0], measured[:, 0])))
+            self.rounds.append(Round.of(n, proposer, predicted, measured))
 
     def remember(self, genomes: Genomes, measurements: Measurements) -> None:
         """Learn from genomes measured elsewhere; see `Searcher.remember`."""
@@ -174,12 +160,8 @@ class SurrogateSearch:
 
     def _trusted(self) -> bool:
         """Whether the latest predictions ranked what was measured."""
-        if not self.rounds:
-            return True
-        predicted = np.concatenate([each.predicted[:, 0] for each in self.rounds])[-LATEST:]
-        measured = np.concatenate([each.measured[:, 0] for each in self.rounds])[-LATEST:]
-        tau = _tau(predicted, measured)
-        return len(predicted) < LATEST // 2 or np.isnan(tau) or tau >= LEAST_TAU
+        tau = recent_tau(self.rounds, LATEST)
+        return bool(np.isnan(tau) or tau >= LEAST_TAU)
 
     def _chosen(self, n: int) -> Genomes:
         """At most ``n`` genomes that the surrogates choose; none if they cannot be trusted or find nothing."""
@@ -245,13 +227,3 @@ class SurrogateSearch:
         bold = means[left] - 2.0 * expected.deviations[left] / span
         more = greedy_batch(np.concatenate([front, means[chosen]]), bold, n - len(chosen), expected.feasible[left])
         return [*chosen, *left[more].tolist()]
-
-
-def _tau(predicted: FloatVector, measured: FloatVector) -> float:
-    """Kendall's rank correlation of the rows that have both; NaN for fewer than two."""
-    from scipy.stats import kendalltau  # SciPy takes a moment to import
-
-    known = np.isfinite(predicted) & np.isfinite(measured)
-    if known.sum() < 2:
-        return float("nan")
-    return float(kendalltau(predicted[known], measured[known]).statistic)
