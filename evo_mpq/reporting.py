@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -155,10 +155,15 @@ def report_of(problem: Problem, journal: Journal, front: Front, directory: RunDi
 
 
 def _beside(directory: RunDirectory) -> tuple[dict[str, Any], list[str]]:
-    """Contributions and allocations that were made in the directory of a run, and why some cannot be read."""
+    """Contributions, allocations and predictions in the directory of a run, and why some cannot be read."""
     found: dict[str, Any] = {}
     unread = []
-    for name, read in (("contributions", directory.read_contributions), ("allocations", directory.read_allocations)):
+    readers: dict[str, Callable[[], Any]] = {
+        "contributions": directory.read_contributions,
+        "allocations": directory.read_allocations,
+        "predictions": directory.read_predictions,
+    }
+    for name, read in readers.items():
         try:
             found[name] = read()
         except RunError as error:

@@ -25,7 +25,7 @@ from evo_mpq.reporting import front_genomes, front_of, report_of, why_empty
 from evo_mpq.results.front import Front, GenomeKey
 from evo_mpq.results.journal import Journal
 from evo_mpq.results.run_directory import RunDirectory, versions
-from evo_mpq.searching import make_searcher, prepare
+from evo_mpq.searching import explained, make_searcher, prepare
 from evo_mpq.seeding import Seeding
 from evo_mpq.session import Session, executor_of, in_process, remember_surroundings
 
@@ -117,6 +117,7 @@ def _execute(
     for note in [*run.notes, *_closing_notes(problem, journal, result, front)]:
         said.note(note)
     directory.write_front(front)
+    directory.write_predictions(run.explained(result))
     directory.write_report(report_of(problem, journal, front, directory, said.notes))
     return Outcome(front, finished, finished and before == _measured(journal), tuple(said.notes))
 
@@ -245,6 +246,10 @@ class _Run:
             patience=None if problem.settings.search.algorithm == "exhaustive" else _PATIENCE,
             on_progress=self._session.reporter.search,
         )
+
+    def explained(self, result: Result) -> dict[str, Any]:
+        """What was expected of what was measured, and what was measured for what."""
+        return explained(self._problem, self._searcher, self._seeding.asked, result)
 
     def genomes_to_test(self) -> list[GenomeKey]:
         """What the test split must still be shown to: the front, and the recipes that it is compared with."""

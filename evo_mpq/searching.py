@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
 
 from evo_mpq.costs import computed_costs, computed_screen, lead_objective
 from evo_mpq.errors import ConfigError, Mistake
+from evo_mpq.measure.objectives import Quantity
 from evo_mpq.optimize.exhaustive import Exhaustive
+from evo_mpq.optimize.loop import Result
 from evo_mpq.optimize.nsga2 import NSGA2
 from evo_mpq.optimize.random_search import RandomSearch
 from evo_mpq.optimize.searcher import Searcher
 from evo_mpq.optimize.surrogate_search.fixed import PredictedFront
+from evo_mpq.optimize.surrogate_search.rounds import Round
 from evo_mpq.optimize.surrogate_search.search import SurrogateSearch
 from evo_mpq.predict.surrogates.gaussian_process import GaussianProcess
 from evo_mpq.predict.surrogates.surrogate import ResidualModel
 from evo_mpq.predict.tables.tables import Tables
 from evo_mpq.problem import Problem
+from evo_mpq.results.front import GenomeKey
+from evo_mpq.typing import FloatMatrix
+
+TABLE = "table of single options"
+"""What a table is measured for; see `Seeding.asked`."""
 
 FREE_POPULATION = 40
 """Candidates per generation where every objective is computed, unless the user says otherwise."""
@@ -58,6 +68,7 @@ def make_searcher(problem: Problem) -> Searcher:
         screen=computed_screen(problem, computed),
         n_constraints=len(constraints),
         measured_constraints=[column for column, name in enumerate(constraints) if name not in computed],
+        model="gp" if settings.fitness.surrogate == "auto" else settings.fitness.surrogate,
     )
 
 
@@ -82,6 +93,73 @@ def needs_tables(problem: Problem) -> bool:
     """Whether `prepare` measures something besides what allocation methods do."""
     fitness = problem.settings.search.fitness
     return fitness.interactions == "auto" or fitness.surrogate == "shapley"
+
+
+def explained(
+    problem: Problem, searcher: Searcher, asked: Mapping[str, Sequence[GenomeKey]], result: Result
+) -> dict[str, Any]:
+    """What a search expected of what it measured, and what it measured for what: the content of ``predictions.json``.
+
+    Args:
+        problem: that was searched.
+        searcher: after the search.
+        asked: per purpose the genomes that were to be measured before the search.
+        result: of the search.
+    """
+    rounds = searcher.rounds if isinstance(searcher, Assisted) else []
+    quantities = [quantity for quantity in problem.objectives if quantity.form != "free"]
+    return {
+        "surrogate": searcher.model if isinstance(searcher, Assisted) else None,
+        "objectives": [
+            {"name": quantity.name, "unit": quantity.unit, "scale": "log10" if quantity.log_scale else "linear"}
+            for quantity in quantities
+        ],
+        "rounds": [_round_document(each, quantities) for each in rounds],
+        "spent": _spent(problem, rounds, asked, result),
+    }
+
+
+def _spent(
+    problem: Problem, rounds: Sequence[Round], asked: Mapping[str, Sequence[GenomeKey]], result: Result
+) -> list[dict[str, Any]]:
+    """Per purpose the measurements, each counted for the first, and the hypervolume of what was asked for it."""
+    archive = result.archive
+    rows = {tuple(genome): row for row, genome in enumerate(archive.genomes.tolist())}
+    feasible = archive.measurements.feasible
+    left = set(rows)
+    spent: list[dict[str, Any]] = []
+    for purpose, genomes in asked.items():
+        used = left & set(genomes)
+        left -= used
+        reached = [rows[genome] for genome in dict.fromkeys(genomes) if genome in rows and feasible[rows[genome]]]
+        volume = None if result.box is None else result.box.hypervolume(archive.losses[reached])
+        spent.append({"purpose": purpose, "measurements": len(used), "hypervolume": volume})
+    by = {"surrogate": 0, "nsga2": 0}
+    for each in rounds:
+        by[each.proposer] += len(each.predicted)
+    # what no round told of is a table that the searcher asked itself, or all of a search without a surrogate
+    by[TABLE if rounds else problem.settings.search.algorithm] = len(left) - sum(by.values())
+    spent += [{"purpose": purpose, "measurements": n, "hypervolume": None} for purpose, n in by.items()]
+    return [each for each in spent if each["measurements"]]
+
+
+def _round_document(each: Round, quantities: Sequence[Quantity]) -> dict[str, Any]:
+    """A batch in the objectives' own units and directions; None where a candidate failed or nothing was expected."""
+
+    def own(values: FloatMatrix) -> list[list[float | None]]:
+        columns = [
+            quantity.loss(10.0**column if quantity.log_scale else column)
+            for quantity, column in zip(quantities, values.T, strict=True)
+        ]
+        return [[value if np.isfinite(value) else None for value in row] for row in np.stack(columns, axis=1).tolist()]
+
+    return {
+        "measured_before": each.n_measured,
+        "proposer": each.proposer,
+        "predicted": own(each.predicted),
+        "measured": own(each.measured),
+        "tau": each.tau if np.isfinite(each.tau) else None,
+    }
 
 
 def _residual(name: str) -> Callable[[], ResidualModel] | None:

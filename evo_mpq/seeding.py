@@ -17,11 +17,14 @@ from evo_mpq.predict.tables.sensitivities import one_at_a_time_count
 from evo_mpq.predict.tables.tables import Tables
 from evo_mpq.problem import Problem
 from evo_mpq.results.front import GenomeKey
-from evo_mpq.searching import needs_tables
+from evo_mpq.searching import TABLE, needs_tables
 from evo_mpq.typing import Genomes
 
 UNIFORM = "uniform"
 """Under this name a run measures the whole uniform ladder first; it frames the hypervolume."""
+
+PREPARATION = "tables for the surrogate"
+"""What `searching.prepare` measures; see `Seeding.asked`."""
 
 MOST_BUDGETS = 48
 """A method proposes at most so many genomes, for budgets from the cheapest to the most expensive."""
@@ -49,6 +52,7 @@ class Seeding:
 
     Attributes:
         recipes: name and genome of what was proposed, each genome once, in the order of measuring.
+        asked: per purpose the genomes that were to be measured for it, in the order of measuring.
         notes: which recipes were left out, and why.
     """
 
@@ -64,20 +68,27 @@ class Seeding:
         self._say = say
         self._prepare = prepare
         self.recipes: list[tuple[str, GenomeKey]] = []
+        self.asked: dict[str, list[GenomeKey]] = {}
         self.notes: list[str] = []
 
     def __call__(self, measure: MeasureGenomes, left: Callable[[], int | None]) -> None:
         """Measures the ladder, the tables that recipes need, and what they propose; see `optimize.loop.Begin`."""
         problem = self._problem
+
+        def measured(genomes: Genomes) -> Measurements:
+            self.asked[self._purpose] += [tuple(row) for row in genomes.tolist()]
+            return measure(genomes)
+
         if UNIFORM in problem.seeders:
+            self._begin(UNIFORM)
             ladder = uniform_ladder(problem.space)
             genomes = np.array([genome for _, genome in ladder])
-            measure(self._named([f"{UNIFORM} {name}" for name, _ in ladder], genomes))
+            measured(self._named([f"{UNIFORM} {name}" for name, _ in ladder], genomes))
         # the other algorithms are baselines, or measure everything anyhow
         evolves = problem.settings.search.algorithm == "nsga2"
         others = [name for name in problem.seeders if evolves and name != UNIFORM]
         if evolves and (others or needs_tables(problem)) and self._worth_a_table(others, left()):
-            self._measure_others(others, measure, left)
+            self._measure_others(others, measured, left)
 
     def _worth_a_table(self, names: Sequence[str], budget: int | None) -> bool:
         """Whether recipes have something to go by, and the budget allows it."""
@@ -103,6 +114,7 @@ class Seeding:
             part = _part(budget - one_at_a_time_count(space, table_allowance), len(names))
             methods_allowance = int(OWN_SHARE * part)
         tables = tables_of(problem, lead, measure, cost, table_allowance, methods_allowance)
+        self._begin(TABLE)
         try:
             n_options = sum(map(len, tables.sensitivities.losses))
         except MeasurementError as error:
@@ -112,6 +124,7 @@ class Seeding:
             self._say(_gain_sentence(n_options, allocation_gain(space, tables), lead.name))
         budgets = spaced_budgets(problem, cost_name, cost, MOST_BUDGETS if part is None else min(part, MOST_BUDGETS))
         for name in names:
+            self._begin(name)
             before = left()
             try:
                 proposed = problem.seeders[name](space, tables, budgets)
@@ -122,10 +135,11 @@ class Seeding:
             spent = 0 if before is None or after is None else before - after
             chosen = self._new(proposed, None if part is None else max(1, part - spent))
             measure(self._named([f"{name} {place + 1}" for place in range(len(chosen))], chosen))
+        self._begin(PREPARATION)
         try:
             self._prepare(tables)
         except MeasurementError as error:
-            self._leave_out(["what the search is told"], str(error))
+            self._leave_out([PREPARATION], str(error))
 
     def _new(self, proposed: Genomes, most: int | None) -> Genomes:
         """Those that no recipe proposed before and that can meet the constraints; of many, evenly spread ones."""
@@ -138,6 +152,11 @@ class Seeding:
             return new
         spread: Genomes = new[np.linspace(0, len(new) - 1, most).round().astype(int)]
         return spread
+
+    def _begin(self, purpose: str) -> None:
+        """What is measured from now on is for this."""
+        self._purpose = purpose
+        self.asked.setdefault(purpose, [])
 
     def _named(self, names: Sequence[str], genomes: Genomes) -> Genomes:
         """The genomes, which are entered under their names."""

@@ -213,13 +213,32 @@ class RunDirectory:
         """
         write_atomically(self.path / "contributions.json", json.dumps(plain(document), indent=1) + "\n")
 
+    def write_predictions(self, document: Mapping[str, Any]) -> None:
+        """Write ``predictions.json``, what a search expected of what it measured, and what it measured for what.
+
+        Raises:
+            RunError: the disk is full.
+        """
+        write_atomically(self.path / "predictions.json", json.dumps(plain(document), indent=1) + "\n")
+
+    def read_predictions(self) -> dict[str, Any] | None:
+        """The document in ``predictions.json``; None if there is none.
+
+        Raises:
+            RunError: it cannot be read.
+        """
+        return self._document("predictions.json")
+
     def read_contributions(self) -> dict[str, Any] | None:
         """The document in ``contributions.json``; None if there is none.
 
         Raises:
             RunError: it cannot be read.
         """
-        path = self.path / "contributions.json"
+        return self._document("contributions.json")
+
+    def _document(self, name: str) -> dict[str, Any] | None:
+        path = self.path / name
         try:
             document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:

@@ -31,8 +31,11 @@ class PredictedFront:
         log_scale: per objective, whether it is compared on a logarithmic scale; default: none.
 
     Attributes:
+        model: what predicts, by name.
         rounds: that were told so far.
     """
+
+    model = "shapley"
 
     def __init__(
         self,

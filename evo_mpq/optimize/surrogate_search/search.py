@@ -64,9 +64,12 @@ class SurrogateSearch:
         seed: of all random choices; the same seed and the same measurements give the same run.
         log_scale: per objective, whether it is compared on a logarithmic scale; default: none.
         screen: violations of the constraints that need no measuring; what violates them is not asked.
-        measured_constraints: columns of the other constraints.
+        n_constraints: columns of violations.
+        measured_constraints: those of constraints that are measured.
+        model: name of what predicts.
 
     Attributes:
+        model: what predicts, by name.
         rounds: that were told so far.
     """
 
@@ -82,7 +85,9 @@ class SurrogateSearch:
         screen: Screen | None = None,
         n_constraints: int = 0,
         measured_constraints: Sequence[int] = (),
+        model: str = "surrogate",
     ) -> None:
+        self.model = model
         self._space = space
         self._costs = tuple(costs)
         self._log_scale = [False] * len(self._costs) if log_scale is None else list(log_scale)
