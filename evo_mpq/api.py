@@ -226,6 +226,7 @@ def search(
     minutes: float | None = None,
     stall: int | None = None,
     seeds: Sequence[Any] | None = None,
+    surrogate: str | None = None,
     compute: Mapping[str, Any] | None = None,
     seed: int = 0,
     name: str = "run",
@@ -258,6 +259,8 @@ def search(
         stall: generations without progress after which to stop.
         seeds: allocation methods, by name or as functions, whose choices are measured first; default: ``uniform``,
             ``sensitivity`` and ``shapley``.
+        surrogate: the model that chooses what to measure: ``"auto"`` (the default), ``"gp"``, ``"additive"``,
+            ``"shapley"``, or ``"none"`` for NSGA-II alone.
         compute: ``threads``, ``memory``, ``workers``.
         seed: of every random choice.
         name: of the run.
@@ -278,7 +281,7 @@ def search(
     """
     splits = {"calibration": calibration, "search": search, "test": test, "train": train}
     budget = {"evaluations": evaluations, "minutes": minutes, "stall": stall}
-    fitness = None if seeds is None else {"seeds": list(seeds)}
+    fitness = {"seeds": None if seeds is None else list(seeds), "surrogate": surrogate or "auto"}
     values = {
         "name": name,
         "seed": seed,

@@ -81,7 +81,8 @@ class Logged:
         progress, self._progress = self._progress, None
         if progress is not None:
             volume = "" if progress.hypervolume is None else f"hypervolume {progress.hypervolume:.6g}, "
+            ranked = "" if progress.tau is None else f"predicted with Kendall's tau {progress.tau:.2f}, "
             self._directory.log(
                 f"generation {progress.generation}: measured {progress.measured:g}, {volume}front of "
-                f"{progress.front_size}, {progress.candidates_per_second:.3g} candidates/s"
+                f"{progress.front_size}, {ranked}{progress.candidates_per_second:.3g} candidates/s"
             )

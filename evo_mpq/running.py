@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from evo_mpq.reporting import front_genomes, front_of, report_of, why_empty
 from evo_mpq.results.front import Front, GenomeKey
 from evo_mpq.results.journal import Journal
 from evo_mpq.results.run_directory import RunDirectory, versions
-from evo_mpq.searching import explained, make_searcher, prepare
+from evo_mpq.searching import explained, last_tau, make_searcher, prepare
 from evo_mpq.seeding import Seeding
 from evo_mpq.session import Session, executor_of, in_process, remember_surroundings
 
@@ -244,7 +244,7 @@ class _Run:
             screen=self._session.screen,
             # enumerating, a long stretch of the space may be infeasible
             patience=None if problem.settings.search.algorithm == "exhaustive" else _PATIENCE,
-            on_progress=self._session.reporter.search,
+            on_progress=lambda progress: self._session.reporter.search(replace(progress, tau=last_tau(self._searcher))),
         )
 
     def explained(self, result: Result) -> dict[str, Any]:

@@ -95,6 +95,14 @@ def needs_tables(problem: Problem) -> bool:
     return fitness.interactions == "auto" or fitness.surrogate == "shapley"
 
 
+def last_tau(searcher: Searcher) -> float | None:
+    """Kendall's rank correlation of what was expected of the last batch; None where nothing was."""
+    if not isinstance(searcher, Assisted) or not searcher.rounds:
+        return None
+    tau = searcher.rounds[-1].tau
+    return tau if np.isfinite(tau) else None
+
+
 def explained(
     problem: Problem, searcher: Searcher, asked: Mapping[str, Sequence[GenomeKey]], result: Result
 ) -> dict[str, Any]:

@@ -60,6 +60,7 @@ class Progress:
         candidates_per_second: measured by this process; 0 in a replay.
         seconds_left: estimate, by the limit that will be reached first; None if nothing tells.
         front_size: number of members so far.
+        tau: Kendall's rank correlation of what a surrogate expected of the last batch; None where nothing did.
     """
 
     generation: int
@@ -69,6 +70,7 @@ class Progress:
     candidates_per_second: float
     seconds_left: float | None
     front_size: int
+    tau: float | None = None
 
 
 @dataclass(frozen=True)

@@ -153,12 +153,12 @@ class SurrogateSearch:
         self._archive.add(genomes, measurements)
 
     def _first(self, limit: int | None) -> Genomes:
-        """The table of single options, unless the genome that it stands around was measured before."""
-        table = one_at_a_time_genomes(self._space)
-        if not self._seen.new(table[:1])[0]:
+        """The table of single options, unless it was measured before; a coarse one or none if the budget is small."""
+        table, coarse = one_at_a_time_genomes(self._space), coarse_genomes(self._space)
+        if not self._seen.new(coarse).any():
             return table[:0]
         if limit is not None and len(table) > TABLE_SHARE * limit:
-            table = coarse_genomes(self._space)
+            table = coarse
         if limit is not None and len(table) > TABLE_SHARE * limit:
             return table[:0]
         return table[self._seen.new(table)]

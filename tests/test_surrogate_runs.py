@@ -1,0 +1,136 @@
+"""Runs in which surrogates choose what is measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from small_runs import findings, front, run, write_project
+
+from evo_mpq.config import validate
+from evo_mpq.optimize.nsga2 import NSGA2
+from evo_mpq.problem import build_problem
+from evo_mpq.results.run_directory import RunDirectory
+from evo_mpq.searching import FREE_POPULATION, make_searcher
+
+PURPOSES = {
+    "uniform",
+    "table of single options",
+    "sensitivity",
+    "shapley",
+    "surrogate",
+    "nsga2",
+    "random",
+    "exhaustive",
+}
+
+
+def predictions(out: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((out / "predictions.json").read_text())
+    return document
+
+
+def test_a_run_says_what_it_expected_and_what_it_measured_for_what(tmp_path):
+    yaml, out = write_project(tmp_path), tmp_path / "out"
+    run(yaml, out, "--set", "search.evaluations=40")
+    document = predictions(out)
+    assert document["surrogate"] == "gp"
+    assert [objective["name"] for objective in document["objectives"]] == ["kl_divergence"]
+    spent = {each["purpose"]: each["measurements"] for each in document["spent"]}
+    assert spent.keys() <= PURPOSES and sum(spent.values()) == front(out)["measurements"]
+    assert sum(len(each["measured"]) for each in document["rounds"]) == spent["surrogate"] + spent.get("nsga2", 0)
+    assert "Kendall's tau" in (out / "log.txt").read_text()
+
+
+@pytest.mark.parametrize("surrogate", ["auto", "gp", "additive", "shapley", "none"])
+def test_no_number_on_a_front_was_predicted(tmp_path, surrogate):
+    yaml, out = write_project(tmp_path), tmp_path / "out"
+    run(yaml, out, "--set", f"search.fitness.surrogate={surrogate}", "--set", "search.evaluations=40")
+    genomes, values = RunDirectory(out).read_journal().rows()
+    measured = dict(zip(map(tuple, genomes.tolist()), values.values.tolist(), strict=True))
+    for member in front(out)["members"]:
+        assert list(member["search"].values())[:2] == measured[tuple(member["genome"])][:2]
+
+
+def test_shapley_alone_measures_the_front_that_it_expects_and_ends(tmp_path):
+    yaml, out = write_project(tmp_path), tmp_path / "out"
+    run(yaml, out, "--set", "search.fitness.surrogate=shapley", "--set", "search.evaluations=60")
+    document = predictions(out)
+    assert document["surrogate"] == "shapley" and document["rounds"]
+    assert front(out)["finished"] and front(out)["measurements"] < 60
+
+
+def test_shapley_is_of_one_measured_objective(tmp_path):
+    yaml, out = write_project(tmp_path), tmp_path / "out"
+    objectives = "objectives=[kl_divergence, cross_entropy, size]"
+    message = run(yaml, out, "--set", objectives, "--set", "search.fitness.surrogate=shapley", code=2).stderr
+    assert "search.fitness.surrogate: shapley is of one measured objective, and kl_divergence, cross_entropy" in message
+
+
+def test_without_a_surrogate_nothing_is_predicted(tmp_path):
+    yaml, out = write_project(tmp_path), tmp_path / "out"
+    run(yaml, out, "--set", "search.fitness={surrogate: none, seeds: [uniform]}")
+    document = predictions(out)
+    assert document["surrogate"] is None and document["rounds"] == []
+    assert {each["purpose"] for each in document["spent"]} == {"uniform", "nsga2"}
+
+
+def test_interrupted_and_resumed_a_run_expects_the_same(tmp_path):
+    yaml, whole, parts = write_project(tmp_path), tmp_path / "whole", tmp_path / "parts"
+    run(yaml, whole, "--set", "search.evaluations=45")
+    run(yaml, parts, "--set", "search.evaluations=45")
+    journal = (parts / "journal").read_bytes()
+    lines = journal.splitlines(keepends=True)
+    for kept in (len(lines) // 2, len(lines) - 4):
+        (parts / "journal").write_bytes(b"".join(lines[:kept]))
+        run(yaml, parts, "--set", "search.evaluations=45")
+        assert findings(parts) == findings(whole)
+        assert predictions(parts) == predictions(whole)
+
+
+@pytest.mark.parametrize(
+    "objectives",
+    ['["kl_divergence", "cross_entropy", "size"]', '["kl_divergence", "size", "bops"]', '["error_rate", "size"]'],
+    ids=["two measured", "two computed", "linear"],
+)
+def test_every_measured_objective_is_predicted(tmp_path, objectives):
+    yaml, out = write_project(tmp_path), tmp_path / "out"
+    run(yaml, out, "--set", f"objectives={objectives}", "--set", "search.evaluations=60")
+    document = predictions(out)
+    measured = [name for name in json.loads(objectives) if name not in ("size", "bops")]
+    assert [objective["name"] for objective in document["objectives"]] == measured
+    expected = [each for each in document["rounds"] if each["proposer"] == "surrogate"]
+    assert expected and all(len(row) == len(measured) for each in expected for row in each["predicted"])
+    assert len(front(out)["members"]) > 1
+
+
+def test_measured_constraints_are_expected_to_be_met(tmp_path):
+    yaml, out = write_project(tmp_path), tmp_path / "out"
+    run(yaml, out, "--set", 'constraints=["kl_divergence <= 0.02", "size <= 1100"]', "--set", "search.evaluations=60")
+    members = front(out)["members"]
+    assert members and all(m["search"]["kl_divergence"] <= 0.02 and m["search"]["size"] <= 1100 for m in members)
+    _, values = RunDirectory(out).read_journal().rows()
+    before = sum(s["measurements"] for s in predictions(out)["spent"] if s["purpose"] not in ("surrogate", "nsga2"))
+    chosen = values.values[before:]
+    assert (chosen[:, 1] <= 1100).all()  # what is computed is never violated
+
+
+def test_where_every_objective_is_computed_a_large_population_is_evolved(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yaml = write_project(tmp_path)
+    settings = {"model": "digits_mlp", "data": "digits", "objectives": ["size", "bops"]}
+    searcher = make_searcher(build_problem(validate(settings), base=yaml.parent))
+    assert isinstance(searcher, NSGA2) and len(searcher.ask()) == FREE_POPULATION
+    named = make_searcher(build_problem(validate({**settings, "search": {"population": 12}}), base=yaml.parent))
+    assert len(named.ask()) == 12
+
+
+def test_pairs_may_be_measured_for_the_surrogate(tmp_path):
+    yaml, out = write_project(tmp_path), tmp_path / "out"
+    run(yaml, out, "--set", "search.fitness.interactions=auto", "--set", "search.evaluations=100")
+    spent = {each["purpose"]: each["measurements"] for each in predictions(out)["spent"]}
+    assert spent["tables for the surrogate"] > 0
+    assert np.isfinite(front(out)["hypervolume"]["value"])
