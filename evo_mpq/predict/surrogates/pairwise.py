@@ -70,7 +70,7 @@ class Pairwise:
             self._members = self._anchors.copy()
         order = features.order()  # rounding then does not depend on the order of measuring
         coordinates, sorted_residuals = coordinates[order], residuals[order]
-        self._scale = max(float(residuals.std()), 1e-12)
+        self._scale = max(float(sorted_residuals.std()), 1e-12)
         targets = sorted_residuals / self._scale
         if len(residuals) >= GROWTH * self._n_chosen:
             self._n_chosen = len(residuals)
