@@ -82,10 +82,14 @@ class SurrogateSearch:
         seed: of all random choices; the same seed and the same measurements give the same run.
         log_scale: per objective, whether it is compared on a logarithmic scale; default: none.
         screen: violations of the constraints that need no measuring; what violates them is not asked.
-        measured_constraints: columns of the other constraints.
+        n_constraints: constraints of either kind.
+        measured_constraints: columns of the measured ones.
 
     Attributes:
         rounds: that were told so far.
+
+    Raises:
+        ValueError: every objective is computed, or batches of fewer than 1.
     """
 
     def __init__(
@@ -105,6 +109,8 @@ class SurrogateSearch:
         self._costs = tuple(costs)
         self._log_scale = [False] * len(self._costs) if log_scale is None else list(log_scale)
         self._measured = [column for column, cost in enumerate(self._costs) if cost is None]
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if not self._measured:
             raise ValueError("every objective is computed, so there is nothing to predict; NSGA2 searches them exactly")
         self._models = LossModels(space, self._costs, self._log_scale, measured_constraints, residual)
@@ -112,7 +118,7 @@ class SurrogateSearch:
         self._batch_size = batch_size
         self._seed = seed
         self._screen = screen
-        self._plain = NSGA2(space, batch_size, seed, log_scale=log_scale)
+        self._plain = NSGA2(space, max(2, batch_size), seed, log_scale=log_scale)
         self._archive = Archive(space.n_genes, len(self._costs), n_constraints)
         self._seen = SeenGenomes()
         self._turns = Turns()
@@ -125,6 +131,7 @@ class SurrogateSearch:
         n = self._turns.rows(self._batch_size, limit)
         if self._table is None:
             self._table = self._first(limit)
+        self._table = self._table[self._seen.new(self._table)]  # some may have been remembered meanwhile
         if len(self._table):
             genomes, self._table = self._table[:n], self._table[n:]
             proposer = "table"
@@ -230,8 +237,9 @@ class SurrogateSearch:
         return weights
 
     def _batch(self, expected: Expectation, n: int) -> list[int]:
-        rows = self._archive.measurements.feasible
-        rows = rows if rows.any() else self._archive.succeeded
+        measured = np.all(np.isfinite(self._archive.losses), axis=1)
+        feasible = self._archive.measurements.feasible & measured
+        rows = feasible if feasible.any() else measured
         known = in_scale(self._archive.losses[rows], self._log_scale)
         hopeful = expected.losses - OPTIMISM * expected.deviations
         best = np.minimum(known.min(axis=0), hopeful.min(axis=0))
