@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,8 +18,7 @@ from evo_mpq.optimize.searcher import Searcher
 from evo_mpq.optimize.surrogate_search.fixed import PredictedFront
 from evo_mpq.optimize.surrogate_search.rounds import Round
 from evo_mpq.optimize.surrogate_search.search import SurrogateSearch
-from evo_mpq.predict.surrogates.gaussian_process import GaussianProcess
-from evo_mpq.predict.surrogates.surrogate import ResidualModel
+from evo_mpq.predict.surrogates.kinds import residual_model
 from evo_mpq.predict.tables.tables import Tables
 from evo_mpq.problem import Problem
 from evo_mpq.results.front import GenomeKey
@@ -61,14 +60,14 @@ def make_searcher(problem: Problem) -> Searcher:
     return SurrogateSearch(
         space,
         costs,
-        _residual(settings.fitness.surrogate),
+        residual_model(settings.fitness.surrogate),
         batch_size=settings.population,
         seed=seed,
         log_scale=log_scale,
         screen=computed_screen(problem, computed),
         n_constraints=len(constraints),
         measured_constraints=[column for column, name in enumerate(constraints) if name not in computed],
-        model="gp" if settings.fitness.surrogate == "auto" else settings.fitness.surrogate,
+        model=settings.fitness.surrogate,
     )
 
 
@@ -168,10 +167,6 @@ def _round_document(each: Round, quantities: Sequence[Quantity]) -> dict[str, An
         "measured": own(each.measured),
         "tau": each.tau if np.isfinite(each.tau) else None,
     }
-
-
-def _residual(name: str) -> Callable[[], ResidualModel] | None:
-    return None if name == "additive" else GaussianProcess
 
 
 def _require_one_measured(problem: Problem) -> None:

@@ -37,7 +37,7 @@ def test_a_run_says_what_it_expected_and_what_it_measured_for_what(tmp_path):
     yaml, out = write_project(tmp_path), tmp_path / "out"
     run(yaml, out, "--set", "search.evaluations=40")
     document = predictions(out)
-    assert document["surrogate"] == "gp"
+    assert document["surrogate"] == "auto"
     assert [objective["name"] for objective in document["objectives"]] == ["kl_divergence"]
     spent = {each["purpose"]: each["measurements"] for each in document["spent"]}
     assert spent.keys() <= PURPOSES and sum(spent.values()) == front(out)["measurements"]
@@ -45,7 +45,7 @@ def test_a_run_says_what_it_expected_and_what_it_measured_for_what(tmp_path):
     assert "Kendall's tau" in (out / "log.txt").read_text()
 
 
-@pytest.mark.parametrize("surrogate", ["auto", "gp", "additive", "shapley", "none"])
+@pytest.mark.parametrize("surrogate", ["auto", "gp", "pairwise", "forest", "additive", "shapley", "none"])
 def test_no_number_on_a_front_was_predicted(tmp_path, surrogate):
     yaml, out = write_project(tmp_path), tmp_path / "out"
     run(yaml, out, "--set", f"search.fitness.surrogate={surrogate}", "--set", "search.evaluations=40")

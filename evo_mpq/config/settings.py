@@ -105,7 +105,8 @@ Edges: TypeAlias = Annotated[Literal[8, "none"], _choice(8, "none")]
 Correction: TypeAlias = Annotated[Literal["none", "bias", "scale_bias"], _choice("none", "bias", "scale_bias")]
 Algorithm: TypeAlias = Annotated[Literal["nsga2", "random", "exhaustive"], _choice("nsga2", "random", "exhaustive")]
 SurrogateName: TypeAlias = Annotated[
-    Literal["auto", "none", "additive", "gp", "shapley"], _choice("auto", "none", "additive", "gp", "shapley")
+    Literal["auto", "none", "additive", "gp", "pairwise", "forest", "shapley"],
+    _choice("auto", "none", "additive", "gp", "pairwise", "forest", "shapley"),
 ]
 Contributions: TypeAlias = Annotated[Literal["shapley", "none"], _choice("shapley", "none")]
 Interactions: TypeAlias = Annotated[Literal["auto", "none"], _choice("auto", "none")]
@@ -353,8 +354,9 @@ class FitnessSettings(Section):
 
     surrogate: SurrogateName = "auto"
     """The model that chooses what to measure, fitted to all that was measured: additive, the sum of what options cost;
-    gp, a Gaussian process on what that leaves; auto, the one that predicts best. With none, NSGA-II breeds from what
-    was measured alone; with shapley it runs on Shapley contributions alone, and its final front is measured."""
+    gp, pairwise or forest, a Gaussian process, pairs of genes or a random forest on what that sum leaves; auto, gp or
+    pairwise, whichever predicts better. With none, NSGA-II breeds from what was measured alone; with shapley it runs on
+    Shapley contributions alone, and its final front is measured."""
 
     contributions: Contributions = "shapley"
     """What the model expects before it has data: Shapley contributions where the method shapley is among the seeds,

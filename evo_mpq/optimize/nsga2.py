@@ -117,6 +117,7 @@ class NSGA2:
         n = self._turns.rows(self._size, limit)
         if self._start is None:
             self._start = self._first_population()
+        self._start = self._start[self._seen.new(self._start)]  # some may have been remembered meanwhile
         if len(self._start):
             genomes, self._start = self._start[:n], self._start[n:]
         else:

@@ -14,14 +14,30 @@ from evo_mpq.optimize.nsga2 import NSGA2
 from evo_mpq.optimize.pareto import HypervolumeBox, hypervolume, non_dominated
 from evo_mpq.optimize.random_search import RandomSearch
 from evo_mpq.optimize.searcher import Searcher, SeenGenomes, UnseenGenomes
+from evo_mpq.optimize.surrogate_search.search import SurrogateSearch
+from evo_mpq.predict.surrogates.kinds import residual_model
 from evo_mpq.space.building import SpaceLayer, build_space
 from evo_mpq.space.search_space import SearchSpace
 from evo_mpq.typing import Genomes, Losses
+
+
+def surrogate_search(space: SearchSpace, seed: int = 1, kind: str = "gp") -> SurrogateSearch:
+    """Of `loss_and_size`, whose size is computed."""
+    return SurrogateSearch(
+        space,
+        [None, lambda genomes: loss_and_size(space)(genomes)[:, 1]],
+        residual_model(kind),
+        batch_size=8,
+        seed=seed,
+    )
+
 
 SEARCHERS: dict[str, Callable[[SearchSpace], Searcher]] = {
     "nsga2": partial(NSGA2, population_size=8, seed=1),
     "random": partial(RandomSearch, chunk=8, seed=1),
     "exhaustive": partial(Exhaustive, chunk=8),
+    "additive": partial(surrogate_search, kind="additive"),
+    "gp": surrogate_search,
 }
 every_searcher = pytest.mark.parametrize("make", SEARCHERS.values(), ids=SEARCHERS.keys())
 
@@ -172,12 +188,14 @@ def test_failures_do_not_end_a_search(make: Callable[[SearchSpace], Searcher]) -
     assert len(np.unique(np.concatenate(asked), axis=0)) == space.n_genomes
 
 
-@pytest.mark.parametrize("name", ["nsga2", "random"])
+@pytest.mark.parametrize("name", ["nsga2", "random", "gp", "auto"])
 def test_the_seed_decides_the_run(name: str) -> None:
     space = chain(8)
     makes: dict[str, Callable[[int], Searcher]] = {
         "nsga2": lambda seed: NSGA2(space, population_size=8, seed=seed),
         "random": lambda seed: RandomSearch(space, chunk=8, seed=seed),
+        "gp": lambda seed: surrogate_search(space, seed),
+        "auto": lambda seed: surrogate_search(space, seed, "auto"),
     }
     runs = [search(makes[name](seed), loss_and_size(space), 80) for seed in (3, 3, 4)]
     assert np.array_equal(runs[0], runs[1])

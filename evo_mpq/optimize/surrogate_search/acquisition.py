@@ -74,7 +74,10 @@ def _lazy_greedy(front: FloatMatrix, candidates: FloatMatrix, n: int, weights: F
     Minoux (1978): the candidate whose gain, computed anew, is still the largest of all old ones is the best.
     """
     one = np.ones(front.shape[1])
-    rows = np.flatnonzero(non_dominated(np.concatenate([candidates, front]))[: len(candidates)])
+    # A candidate is never chosen before one that is better in everything, and in its weight as well.
+    weighed = np.column_stack([candidates, -weights])
+    bounds = np.column_stack([front, np.full(len(front), -weights.max())])
+    rows = np.flatnonzero(non_dominated(np.concatenate([weighed, bounds]))[: len(candidates)])
     if len(rows) > MOST_SHORTLISTED:
         rows = rows[np.linspace(0, len(rows) - 1, MOST_SHORTLISTED).round().astype(int)]
     known = hypervolume(front, one)

@@ -77,17 +77,18 @@ class LossModels:
         Raises:
             MeasurementError: the most expensive genome was not measured, around which tables are.
         """
-        rows = archive.succeeded & np.all(np.isfinite(archive.losses), axis=1)  # not what was screened out
-        genomes = archive.genomes[rows]
+        measured = archive.succeeded & np.all(np.isfinite(archive.losses), axis=1)  # not rejected before measuring
         for column, cost in enumerate(self._costs):
             if cost is None:
-                losses, errors = archive.losses[rows, column], archive.standard_errors[rows, column]
+                genomes = archive.genomes[measured]
+                losses, errors = archive.losses[measured, column], archive.standard_errors[measured, column]
                 if column not in self._losses:
                     table = self._believed.get(column) or _table(self._space, genomes, losses)
                     self._losses[column] = self._surrogate(table, log_scale=self._log_scale[column], column=column)
                 self._losses[column].fit(genomes, *self._scaled(losses, errors, column))
         for column in self._constraints:
-            violations = archive.violations[rows, column]
+            rows = measured & np.isfinite(archive.violations[:, column])
+            genomes, violations = archive.genomes[rows], archive.violations[rows, column]
             if column not in self._violations:
                 table = _table(self._space, genomes, violations)
                 self._violations[column] = self._surrogate(table, log_scale=False)

@@ -19,6 +19,7 @@ from evo_mpq.optimize.surrogate_search.models import Cost, Expectation, LossMode
 from evo_mpq.optimize.surrogate_search.proposals import program_genomes, relatives, weighted
 from evo_mpq.optimize.surrogate_search.rounds import Proposer, Round, recent_tau
 from evo_mpq.predict.factored import FactoredFunction
+from evo_mpq.predict.surrogates.gaussian_process import GaussianProcess
 from evo_mpq.predict.surrogates.surrogate import ResidualModel
 from evo_mpq.predict.tables.options import OptionTable, one_at_a_time_genomes
 from evo_mpq.predict.tables.sensitivities import coarse_genomes
@@ -71,13 +72,16 @@ class SurrogateSearch:
     Attributes:
         model: what predicts, by name.
         rounds: that were told so far.
+
+    Raises:
+        ValueError: every objective is computed, or batches of fewer than 1.
     """
 
     def __init__(
         self,
         space: SearchSpace,
         costs: Sequence[Cost | None],
-        residual: Callable[[], ResidualModel] | None,
+        residual: Callable[[], ResidualModel] | None = GaussianProcess,
         *,
         batch_size: int = 10,
         seed: int = 0,
@@ -92,6 +96,8 @@ class SurrogateSearch:
         self._costs = tuple(costs)
         self._log_scale = [False] * len(self._costs) if log_scale is None else list(log_scale)
         self._measured = [column for column, cost in enumerate(self._costs) if cost is None]
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if not self._measured:
             raise ValueError("every objective is computed, so there is nothing to predict; NSGA2 searches them exactly")
         self._models = LossModels(space, self._costs, self._log_scale, measured_constraints, residual)
@@ -99,7 +105,7 @@ class SurrogateSearch:
         self._batch_size = batch_size
         self._seed = seed
         self._screen = screen
-        self._plain = NSGA2(space, batch_size, seed, log_scale=log_scale)
+        self._plain = NSGA2(space, max(2, batch_size), seed, log_scale=log_scale)
         self._archive = Archive(space.n_genes, len(self._costs), n_constraints)
         self._seen = SeenGenomes()
         self._turns = Turns()
@@ -116,6 +122,7 @@ class SurrogateSearch:
         n = self._turns.rows(self._batch_size, limit)
         if self._table is None:
             self._table = self._first(limit)
+        self._table = self._table[self._seen.new(self._table)]  # some may have been remembered meanwhile
         if len(self._table):
             genomes, self._table = self._table[:n], self._table[n:]
             proposer: Proposer | Literal["table"] = "table"
@@ -217,8 +224,9 @@ class SurrogateSearch:
         return weights
 
     def _batch(self, expected: Expectation, n: int) -> list[int]:
-        rows = self._archive.measurements.feasible
-        rows = rows if rows.any() else self._archive.succeeded
+        measured = np.all(np.isfinite(self._archive.losses), axis=1)
+        feasible = self._archive.measurements.feasible & measured
+        rows = feasible if feasible.any() else measured
         known = in_scale(self._archive.losses[rows], self._log_scale)
         hopeful = expected.losses - OPTIMISM * expected.deviations
         best = np.minimum(known.min(axis=0), hopeful.min(axis=0))

@@ -56,7 +56,8 @@ class Additive:
 
     def fit(self, genomes: Genomes, losses: FloatVector, errors: FloatVector) -> None:
         """Refit all costs; see `Surrogate.fit`."""
-        design = self._design(genomes)
+        order = np.lexsort(genomes.T[::-1])  # rounding then does not depend on the order of measuring
+        design, losses = self._design(genomes[order]), losses[order]
         if self._log_scale:
             self._parameters = self._fitted_logarithms(design, LN10 * losses)
         else:
@@ -103,7 +104,7 @@ class Additive:
         return np.log10(sums) if self._log_scale else sums
 
     def _fitted(self, design: FloatMatrix, losses: FloatVector) -> FloatVector:
-        noise = float(np.var(losses - design @ self._prior)) or 1.0
+        noise = (float(np.var(losses - design @ self._prior)) if len(losses) else 0.0) or 1.0
         penalty = PRIOR_WEIGHT * noise / self._spans**2
         moves = np.linalg.solve(design.T @ design + np.diag(penalty), design.T @ (losses - design @ self._prior))
         fitted: FloatVector = self._prior + moves

@@ -18,19 +18,23 @@ class OnResidual:
     Args:
         prior: fitted anew whenever this is.
         residual: fitted to what it leaves.
+
+    Attributes:
+        prior: the additive model.
+        residual: the other one.
     """
 
     def __init__(self, prior: Additive, residual: ResidualModel) -> None:
         self.prior = prior
-        self._residual = residual
+        self.residual = residual
 
     def fit(self, genomes: Genomes, losses: FloatVector, errors: FloatVector) -> None:
         """Fit the sum, then what it leaves; see `Surrogate.fit`."""
         self.prior.fit(genomes, losses, errors)
         residuals = losses - self.prior.predict(genomes).means
-        self._residual.fit(self.prior.features(genomes), residuals, np.nan_to_num(errors, nan=0.0))
+        self.residual.fit(self.prior.features(genomes), residuals, np.nan_to_num(errors, nan=0.0))
 
     def predict(self, genomes: Genomes) -> Prediction:
         """Both parts, with the deviation of the second; see `Surrogate.predict`."""
-        means, deviations = self._residual.predict(self.prior.features(genomes))
+        means, deviations = self.residual.predict(self.prior.features(genomes))
         return Prediction(self.prior.predict(genomes).means + means, deviations)

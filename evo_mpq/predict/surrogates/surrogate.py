@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from evo_mpq.space.search_space import SearchSpace
-from evo_mpq.typing import BoolMatrix, FloatMatrix, FloatVector, Genomes
+from evo_mpq.typing import BoolMatrix, BoolVector, FloatMatrix, FloatVector, Genomes
+
+RowNumbers: TypeAlias = npt.NDArray[np.int64]
+"""``(n,)`` positions of rows."""
+
+RowSelection: TypeAlias = RowNumbers | BoolVector
+"""``(k,)`` positions of rows, or ``(n,)`` truth values."""
 
 
 class Prediction(NamedTuple):
@@ -54,6 +61,14 @@ class Features:
 
     def __len__(self) -> int:
         return len(self.levels)
+
+    def rows(self, which: RowSelection) -> Features:
+        """Those of some genomes, in the order given."""
+        return Features(self.levels[which], self.shares[which])
+
+    def order(self) -> RowNumbers:
+        """``(n,)`` rows sorted by levels: the same order of the same genomes, whenever each was measured."""
+        return np.lexsort(self.levels.T[::-1])
 
 
 class ResidualModel(Protocol):
