@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from evo_mpq.measure.measurements import Measurements
+from evo_mpq.optimize.nsga2 import NSGA2
 from evo_mpq.optimize.operators import reset, step, uniform_crossover
+from evo_mpq.optimize.pareto import non_dominated
 from evo_mpq.optimize.programs.elimination import TooWide, pareto_program
 from evo_mpq.predict.factored import Factor, FactoredFunction
 from evo_mpq.predict.tables.options import OptionTable, additive
 from evo_mpq.space.search_space import SearchSpace
-from evo_mpq.typing import FloatVector, Genomes
+from evo_mpq.typing import FloatVector, Genomes, Losses
+
+INNER_POPULATION = 50
+"""Children per generation of NSGA-II on what is expected."""
 
 PROGRAM_THINNING = 0.01
 """Of the programs of a round: a tenth of the labels, because the front they give is only a proposal."""
@@ -69,6 +75,39 @@ def relatives(space: SearchSpace, front: Genomes, n: int, rng: np.random.Generat
     fathers = np.clip(mothers + rng.choice([-2, -1, 1, 2], size=len(mothers)), 0, len(front) - 1)
     children = _changed(space, uniform_crossover(front[mothers], front[fathers], rng), rng, share=0.5)
     return space.canonical(np.concatenate([mutants, trades, children]))
+
+
+def evolved(
+    space: SearchSpace,
+    candidates: Genomes,
+    losses: Losses,
+    expected: Callable[[Genomes], Losses],
+    generations: int,
+) -> Genomes:
+    """Children of candidates, evolved by NSGA-II on what is expected of them.
+
+    Args:
+        space: of the genomes.
+        candidates: ``(n, n_genes)``.
+        losses: ``(n, m)`` that are expected of them, on the scale on which they are compared.
+        expected: the same for others.
+        generations: of 50 children each.
+    """
+    searcher = NSGA2(space, INNER_POPULATION)
+    best = non_dominated(losses)
+    searcher.remember(candidates[best], _expected_only(losses[best]))
+    found = []
+    for _ in range(generations):
+        children = searcher.ask()
+        if not len(children):
+            break
+        searcher.tell(_expected_only(expected(children)))
+        found.append(children)
+    return np.concatenate([candidates[:0], *found])
+
+
+def _expected_only(losses: Losses) -> Measurements:
+    return Measurements(losses, np.zeros((len(losses), 0)), np.full_like(losses, np.nan), (None,) * len(losses))
 
 
 def _changed(space: SearchSpace, genomes: Genomes, rng: np.random.Generator, share: float = 1.0) -> Genomes:

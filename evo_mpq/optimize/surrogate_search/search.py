@@ -16,7 +16,7 @@ from evo_mpq.optimize.pareto import MARGIN, in_scale
 from evo_mpq.optimize.searcher import SeenGenomes, Turns
 from evo_mpq.optimize.surrogate_search.acquisition import greedy_batch
 from evo_mpq.optimize.surrogate_search.models import Cost, Expectation, LossModels
-from evo_mpq.optimize.surrogate_search.proposals import program_genomes, relatives, weighted
+from evo_mpq.optimize.surrogate_search.proposals import evolved, program_genomes, relatives, weighted
 from evo_mpq.optimize.surrogate_search.rounds import Proposer, Round, recent_tau
 from evo_mpq.predict.factored import FactoredFunction
 from evo_mpq.predict.surrogates.gaussian_process import GaussianProcess
@@ -24,7 +24,7 @@ from evo_mpq.predict.surrogates.surrogate import ResidualModel
 from evo_mpq.predict.tables.options import OptionTable, one_at_a_time_genomes
 from evo_mpq.predict.tables.sensitivities import coarse_genomes
 from evo_mpq.space.search_space import SearchSpace
-from evo_mpq.typing import FloatMatrix, FloatVector, Genomes
+from evo_mpq.typing import FloatMatrix, FloatVector, Genomes, Losses
 
 OPTIMISM = 0.5
 """Deviations by which a candidate is expected to be better than its mean."""
@@ -62,6 +62,7 @@ class SurrogateSearch:
             in exact programs.
         residual: makes the model of what the additive model leaves; None for the additive model alone.
         batch_size: genomes asked at a time.
+        generations: of NSGA-II on what is expected, before each batch; its children are candidates as well.
         seed: of all random choices; the same seed and the same measurements give the same run.
         log_scale: per objective, whether it is compared on a logarithmic scale; default: none.
         screen: violations of the constraints that need no measuring; what violates them is not asked.
@@ -84,6 +85,7 @@ class SurrogateSearch:
         residual: Callable[[], ResidualModel] | None = GaussianProcess,
         *,
         batch_size: int = 10,
+        generations: int = 0,
         seed: int = 0,
         log_scale: Sequence[bool] | None = None,
         screen: Screen | None = None,
@@ -103,6 +105,7 @@ class SurrogateSearch:
         self._models = LossModels(space, self._costs, self._log_scale, measured_constraints, residual)
         self._fitted = False
         self._batch_size = batch_size
+        self._generations = generations
         self._seed = seed
         self._screen = screen
         self._plain = NSGA2(space, max(2, batch_size), seed, log_scale=log_scale)
@@ -190,8 +193,15 @@ class SurrogateSearch:
         if not len(candidates):
             return nothing
         expected = self._models.expected(candidates)
+        if self._generations:
+            children = self._new(evolved(self._space, candidates, expected.losses, self._hoped, self._generations))
+            candidates = np.concatenate([candidates, children])
+            expected = self._models.expected(candidates)
         rows = self._batch(expected, n)
         return candidates[rows]
+
+    def _hoped(self, genomes: Genomes) -> Losses:
+        return self._models.expected(genomes).losses
 
     def _candidates(self, rng: np.random.Generator) -> Genomes:
         """New genomes that do not violate what is known to be violated."""
@@ -207,11 +217,14 @@ class SurrogateSearch:
             pools.append(program_genomes(self._space, table, cost))
         if not pools:
             return np.empty((0, self._space.n_genes), dtype=np.int64)
-        candidates = np.concatenate(pools)
-        candidates = candidates[self._seen.new(candidates)]
-        if self._screen is not None and len(candidates):
-            candidates = candidates[np.all(self._screen(candidates) <= 0, axis=1)]
-        return candidates
+        return self._new(np.concatenate(pools))
+
+    def _new(self, genomes: Genomes) -> Genomes:
+        """Those that were not asked and violate nothing that is computed, each once."""
+        genomes = genomes[self._seen.new(genomes)]
+        if self._screen is not None and len(genomes):
+            genomes = genomes[np.all(self._screen(genomes) <= 0, axis=1)]
+        return genomes
 
     def _order(self) -> int:
         """The objective along which a front is ordered: a cost where there is one."""
