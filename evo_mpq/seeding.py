@@ -13,7 +13,7 @@ from evo_mpq.optimize.loop import Screen
 from evo_mpq.optimize.searcher import first_of_new
 from evo_mpq.optimize.seeders.waterfill import allocation_gain
 from evo_mpq.optimize.starts import uniform_ladder
-from evo_mpq.predict.tables.sensitivities import one_at_a_time_count
+from evo_mpq.predict.tables.sensitivities import table_genomes
 from evo_mpq.predict.tables.tables import Tables
 from evo_mpq.problem import Problem
 from evo_mpq.results.front import GenomeKey
@@ -97,7 +97,7 @@ class Seeding:
             return False
         if budget is None:
             return True
-        n_table = one_at_a_time_count(self._problem.space, int(TABLE_SHARE * budget))
+        n_table = len(table_genomes(self._problem.space, int(TABLE_SHARE * budget)))
         if n_table > TABLE_SHARE * budget or _part(budget - n_table, len(names)) < 1:
             self._leave_out(names, f"their table takes {n_table} of the {budget} measurements that are left")
             return False
@@ -111,7 +111,7 @@ class Seeding:
         part, table_allowance, methods_allowance = None, None, None
         if budget is not None:
             table_allowance = int(TABLE_SHARE * budget)
-            part = _part(budget - one_at_a_time_count(space, table_allowance), len(names))
+            part = _part(budget - len(table_genomes(space, table_allowance)), len(names))
             methods_allowance = int(OWN_SHARE * part)
         tables = tables_of(problem, lead, measure, cost, table_allowance, methods_allowance)
         self._begin(TABLE)

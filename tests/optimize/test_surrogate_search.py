@@ -19,7 +19,7 @@ from evo_mpq.optimize.surrogate_search.search import SurrogateSearch
 from evo_mpq.predict.factored import Factor, FactoredFunction
 from evo_mpq.predict.surrogates.gaussian_process import GaussianProcess
 from evo_mpq.predict.tables.options import one_at_a_time_genomes
-from evo_mpq.predict.tables.sensitivities import coarse_genomes
+from evo_mpq.predict.tables.sensitivities import table_genomes
 from evo_mpq.space.building import SpaceLayer, build_space
 from evo_mpq.space.search_space import SearchSpace
 from evo_mpq.typing import FloatMatrix, FloatVector, Genomes, Losses
@@ -167,19 +167,19 @@ def test_the_table_is_asked_first_where_nothing_is_remembered() -> None:
     assert proposers(searcher) == ["surrogate"] * 4
 
 
-def test_with_a_small_budget_the_table_is_coarse_and_with_a_tiny_one_there_is_none() -> None:
+def test_the_smaller_the_budget_the_less_of_the_table_is_asked() -> None:
     problem = planted()
-    table, coarse = one_at_a_time_genomes(problem.space), coarse_genomes(problem.space)
-    assert (len(table), len(coarse)) == (25, 17)
-    small, tiny = (run(problem.searcher(), problem.measure, n) for n in (40, 30))
-    assert np.array_equal(small[:17], coarse)
-    assert not np.array_equal(tiny[:10], coarse[:10])
-    assert (len(small), len(tiny)) == (40, 30)
+    two, one = table_genomes(problem.space, 17), table_genomes(problem.space, 9)
+    assert (len(table_genomes(problem.space)), len(two), len(one)) == (25, 17, 9)
+    small, smaller, tiny = (run(problem.searcher(), problem.measure, n) for n in (40, 30, 15))
+    assert np.array_equal(small[:17], two) and np.array_equal(smaller[:9], one)
+    assert not np.array_equal(tiny[:9], one)
+    assert (len(small), len(smaller), len(tiny)) == (40, 30, 15)
 
 
-def test_no_table_is_asked_where_its_center_was_remembered() -> None:
+def test_no_table_is_asked_where_one_was_remembered() -> None:
     problem = planted()
-    known = coarse_genomes(problem.space)
+    known = table_genomes(problem.space, 0)
     searcher = problem.searcher()
     searcher.remember(known, measured(problem.both(known)))
     asked = run(searcher, problem.measure, 30)

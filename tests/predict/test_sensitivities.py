@@ -5,7 +5,7 @@ import pytest
 
 from evo_mpq.errors import MeasurementError
 from evo_mpq.predict.tables.options import Estimates
-from evo_mpq.predict.tables.sensitivities import filled_in, measured_sensitivities, one_at_a_time_count
+from evo_mpq.predict.tables.sensitivities import filled_in, measured_sensitivities, table_genomes
 from evo_mpq.space.genes import Gene
 from evo_mpq.space.search_space import SearchSpace
 from evo_mpq.typing import Genomes
@@ -36,7 +36,7 @@ class Rounding:
 def test_the_table_holds_the_increment_of_every_option_over_the_most_expensive_genome():
     problem = Rounding(4)
     table = measured_sensitivities(problem.space, problem)
-    assert problem.measured == one_at_a_time_count(problem.space) == 17
+    assert problem.measured == len(table_genomes(problem.space)) == 17
     for layer, row in enumerate(table.losses):
         expected = problem.scale[layer] * (4.0 ** -np.array(BITS, dtype=float) - 4.0**-8)
         assert np.allclose(row, expected)
@@ -46,12 +46,21 @@ def test_the_table_holds_the_increment_of_every_option_over_the_most_expensive_g
 def test_a_table_that_is_too_large_is_measured_in_part_and_filled_in_by_the_profile_over_levels():
     problem = Rounding(4)
     table = measured_sensitivities(problem.space, problem, allowance=12)
-    assert problem.measured == one_at_a_time_count(problem.space, 12) == 9
+    assert problem.measured == len(table_genomes(problem.space, 12)) == 9
     for layer, row in enumerate(table.losses):
         exact = problem.scale[layer] * (4.0 ** -np.array(BITS, dtype=float) - 4.0**-8)
         assert np.allclose(row[[0, 2]], exact[[0, 2]])
         assert np.allclose(row[1], exact[1], rtol=0.02)
         assert row[0] > row[1] > row[2] > row[3] > row[4] == 0
+
+
+def test_a_table_that_is_still_too_large_has_the_lowest_options_and_the_usual_profile():
+    problem = Rounding(4)
+    table = measured_sensitivities(problem.space, problem, allowance=7)
+    assert problem.measured == len(table_genomes(problem.space, 7)) == 5
+    for layer, row in enumerate(table.losses):
+        assert row[0] == pytest.approx(problem.scale[layer] * (4.0**-2 - 4.0**-8))
+        assert np.allclose(row[1:-1], row[0] / 4.0 ** np.arange(1, len(BITS) - 1)) and row[-1] == 0
 
 
 def test_a_step_down_that_seems_to_help_is_worth_nothing():

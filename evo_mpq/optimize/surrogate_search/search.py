@@ -21,8 +21,8 @@ from evo_mpq.optimize.surrogate_search.rounds import Proposer, Round, recent_tau
 from evo_mpq.predict.factored import FactoredFunction
 from evo_mpq.predict.surrogates.gaussian_process import GaussianProcess
 from evo_mpq.predict.surrogates.surrogate import ResidualModel
-from evo_mpq.predict.tables.options import OptionTable, one_at_a_time_genomes
-from evo_mpq.predict.tables.sensitivities import coarse_genomes
+from evo_mpq.predict.tables.options import OptionTable
+from evo_mpq.predict.tables.sensitivities import table_genomes
 from evo_mpq.space.search_space import SearchSpace
 from evo_mpq.typing import FloatMatrix, FloatVector, Genomes, Losses
 
@@ -34,6 +34,9 @@ EXPLORATION = 0.15
 
 N_RELATIVES = 2000
 """Candidates near the front that a batch is chosen from, besides those of programs."""
+
+GENERATIONS = 5
+"""Of NSGA-II on what is expected, where exact programs do not cover the trade-offs."""
 
 TABLE_SHARE = 0.5
 """Of the budget, for a table of single options where none was measured before; a larger one is measured in part."""
@@ -62,7 +65,8 @@ class SurrogateSearch:
             in exact programs.
         residual: makes the model of what the additive model leaves; None for the additive model alone.
         batch_size: genomes asked at a time.
-        generations: of NSGA-II on what is expected, before each batch; its children are candidates as well.
+        generations: of NSGA-II on what is expected, before each batch; its children are candidates as well. Default:
+            none for two objectives with an exact program, which finds the same for less, and 5 otherwise.
         seed: of all random choices; the same seed and the same measurements give the same run.
         log_scale: per objective, whether it is compared on a logarithmic scale; default: none.
         screen: violations of the constraints that need no measuring; what violates them is not asked.
@@ -85,7 +89,7 @@ class SurrogateSearch:
         residual: Callable[[], ResidualModel] | None = GaussianProcess,
         *,
         batch_size: int = 10,
-        generations: int = 0,
+        generations: int | None = None,
         seed: int = 0,
         log_scale: Sequence[bool] | None = None,
         screen: Screen | None = None,
@@ -105,7 +109,8 @@ class SurrogateSearch:
         self._models = LossModels(space, self._costs, self._log_scale, measured_constraints, residual)
         self._fitted = False
         self._batch_size = batch_size
-        self._generations = generations
+        exact = len(costs) == 2 and any(isinstance(cost, FactoredFunction) for cost in costs)
+        self._generations = (0 if exact else GENERATIONS) if generations is None else generations
         self._seed = seed
         self._screen = screen
         self._plain = NSGA2(space, max(2, batch_size), seed, log_scale=log_scale)
@@ -163,15 +168,13 @@ class SurrogateSearch:
         self._archive.add(genomes, measurements)
 
     def _first(self, limit: int | None) -> Genomes:
-        """The table of single options, unless it was measured before; a coarse one or none if the budget is small."""
-        table, coarse = one_at_a_time_genomes(self._space), coarse_genomes(self._space)
-        if not self._seen.new(coarse).any():
-            return table[:0]
-        if limit is not None and len(table) > TABLE_SHARE * limit:
-            table = coarse
-        if limit is not None and len(table) > TABLE_SHARE * limit:
-            return table[:0]
-        return table[self._seen.new(table)]
+        """The table of single options, unless it was measured before; in part or not at all if the budget is small."""
+        nothing = np.empty((0, self._space.n_genes), dtype=np.int64)
+        if not self._seen.new(table_genomes(self._space, 0)).any():
+            return nothing
+        allowance = None if limit is None else int(TABLE_SHARE * limit)
+        table = table_genomes(self._space, allowance)
+        return nothing if allowance is not None and len(table) > allowance else table[self._seen.new(table)]
 
     def _trusted(self) -> bool:
         """Whether the latest predictions ranked what was measured."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 
 from evo_mpq.errors import MeasurementError
@@ -13,8 +15,8 @@ from evo_mpq.typing import BoolVector, FloatVector, Genomes
 def measured_sensitivities(space: SearchSpace, measure: Measure, allowance: int | None = None) -> OptionTable:
     """Measures every option of every gene in the most expensive genome.
 
-    Where the whole table would take more than ``allowance`` measurements, only the lowest and the middle option of
-    each gene are measured; the others follow the profile over levels of these two, see `filled_in`.
+    Where the whole table would take more than ``allowance`` measurements, only some options are measured, see
+    `table_genomes`; the others follow the profile over levels, see `filled_in`.
 
     Args:
         space: of the genes.
@@ -24,12 +26,9 @@ def measured_sensitivities(space: SearchSpace, measure: Measure, allowance: int 
     Raises:
         MeasurementError: the most expensive genome cannot be measured.
     """
-    genomes = one_at_a_time_genomes(space)
-    wanted = np.ones(len(genomes), dtype=bool)
-    if allowance is not None and len(genomes) > allowance:
-        wanted[1:] = _coarse(space)
-    losses, errors = np.full(len(genomes), np.nan), np.full(len(genomes), np.nan)
-    found = measure(genomes[wanted])
+    wanted = _wanted(space, allowance)
+    losses, errors = np.full(len(wanted), np.nan), np.full(len(wanted), np.nan)
+    found = measure(one_at_a_time_genomes(space)[wanted])
     losses[wanted], errors[wanted] = found.losses, found.standard_errors
     if not np.isfinite(losses[0]):
         raise MeasurementError(
@@ -41,15 +40,13 @@ def measured_sensitivities(space: SearchSpace, measure: Measure, allowance: int 
     return OptionTable(tuple(filled_in(row) for row in increments), tuple(_by_gene(space, errors[1:])), base)
 
 
-def one_at_a_time_count(space: SearchSpace, allowance: int | None = None) -> int:
-    """Measurements that the table takes."""
-    n = 1 + sum(gene.cardinality - 1 for gene in space.genes)
-    return n if allowance is None or n <= allowance else 1 + int(_coarse(space).sum())
+def table_genomes(space: SearchSpace, allowance: int | None = None) -> Genomes:
+    """``(n, n_genes)`` what the table measures: the most expensive genome, and options of every gene alone in it.
 
-
-def coarse_genomes(space: SearchSpace) -> Genomes:
-    """The most expensive genome, and the lowest and the middle option of every gene alone in it."""
-    genomes: Genomes = one_at_a_time_genomes(space)[np.append(True, _coarse(space))]
+    All options; where that is more than ``allowance``, the lowest and the middle option of each gene; where that is
+    more, too, the lowest one, however many these are.
+    """
+    genomes: Genomes = one_at_a_time_genomes(space)[_wanted(space, allowance)]
     return genomes
 
 
@@ -78,14 +75,19 @@ def filled_in(losses: FloatVector) -> FloatVector:
     return np.where(np.isfinite(losses), losses, values)
 
 
-def _coarse(space: SearchSpace) -> BoolVector:
-    """Of the options in the order of `one_at_a_time_genomes`, without the base, the lowest and the middle ones."""
-    chosen = []
-    for gene in space.genes:
-        options = np.zeros(gene.cardinality - 1, dtype=bool)
-        options[[0, (gene.cardinality - 1) // 2 if gene.cardinality > 2 else 0]] = True
-        chosen.append(options)
-    wanted: BoolVector = np.concatenate(chosen)
+def _wanted(space: SearchSpace, allowance: int | None) -> BoolVector:
+    """Which of `one_at_a_time_genomes` are measured: the most that are allowed of all, two or one option a gene."""
+    every = np.ones(1 + int((space.cardinalities - 1).sum()), dtype=bool)
+    for wanted in (every, _options(space, lambda n: (0, max(0, (n - 1) // 2) if n > 2 else 0))):
+        if allowance is None or wanted.sum() <= allowance:
+            return wanted
+    return _options(space, lambda n: (0,))
+
+
+def _options(space: SearchSpace, chosen: Callable[[int], Sequence[int]]) -> BoolVector:
+    """The base, and of each gene the options that are chosen by its number of values."""
+    rows = [np.isin(np.arange(n - 1), chosen(n)) for n in space.cardinalities.tolist()]
+    wanted: BoolVector = np.concatenate([[True], *rows])
     return wanted
 
 
@@ -95,4 +97,4 @@ def _by_gene(space: SearchSpace, values: FloatVector) -> list[FloatVector]:
     return [np.append(row, 0.0) for row in np.split(values, ends[:-1])]
 
 
-__all__ = ["coarse_genomes", "filled_in", "measured_sensitivities", "one_at_a_time_count"]
+__all__ = ["filled_in", "measured_sensitivities", "table_genomes"]
