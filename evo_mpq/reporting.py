@@ -21,6 +21,7 @@ from evo_mpq.results.front import Front, GenomeKey, Hypervolume, Member, build_f
 from evo_mpq.results.journal import Journal
 from evo_mpq.results.remains import inactive_genes, prunable_layers, remains
 from evo_mpq.results.report import write_report
+from evo_mpq.results.report.predictions import mistake_in
 from evo_mpq.results.run_directory import RunDirectory, versions
 from evo_mpq.results.savings import savings
 from evo_mpq.space.genes import DROP_KIND
@@ -168,6 +169,10 @@ def _beside(directory: RunDirectory) -> tuple[dict[str, Any], list[str]]:
             found[name] = read()
         except RunError as error:
             unread.append(str(error))
+    mistake = mistake_in(found["predictions"]) if found.get("predictions") is not None else None
+    if mistake:
+        unread.append(f"{directory.path / 'predictions.json'} cannot be read: {mistake}")
+        found["predictions"] = None
     return found, unread
 
 

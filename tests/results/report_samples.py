@@ -427,8 +427,62 @@ def with_recipes(
     return {**front, "seeds": [*front["seeds"], *seeds]}
 
 
+def predictions_of(
+    front: dict[str, Any], candidates: dict[str, Any], seed: int = 0, *, batch_size: int = 10, misled: bool = True
+) -> dict[str, Any]:
+    """The document of ``predictions.json`` of a run whose second half was predicted.
+
+    Args:
+        front: of the run.
+        candidates: of the run.
+        seed: of the predictions.
+        batch_size: candidates per batch.
+        misled: in the third and the fourth batch predictions say nothing, so that NSGA-II chooses the two after them.
+    """
+    rng = np.random.default_rng(seed)
+    measured = [objective for objective in front["objectives"] if objective["kind"] == "measured"]
+    table = np.array([candidates["search"][objective["name"]] for objective in measured], dtype=np.float64).T
+    begin, end = len(table) // 2, len(table)
+    rounds: list[dict[str, Any]] = []
+    for place, first in enumerate(range(begin, end, batch_size)):
+        rows = table[first : min(first + batch_size, end)]
+        predicted = rows * np.exp(rng.normal(0, 0.15, rows.shape))
+        if misled and place in (2, 3):
+            predicted = predicted[np.argsort(predicted[:, 0])[::-1]][np.argsort(np.argsort(rows[:, 0]))]
+        rounds.append(
+            {
+                "measured_before": first,
+                "proposer": "nsga2" if misled and place in (4, 5) else "surrogate",
+                "predicted": _or_none(predicted),
+                "measured": _or_none(rows),
+                "tau": None,
+            }
+        )
+    final = front["hypervolume"]["value"] or 1.0
+    told = [("uniform", 0.9, 0.2), ("table of single options", 0.86, 0.5), ("sensitivity", 0.96, 0.15)]
+    spent: list[dict[str, Any]] = [
+        {"purpose": purpose, "measurements": int(share * begin), "hypervolume": level * final}
+        for purpose, level, share in told
+    ]
+    left = begin - sum(each["measurements"] for each in spent)
+    spent.append({"purpose": "shapley", "measurements": left, "hypervolume": 0.9 * final})
+    for proposer in ("surrogate", "nsga2"):
+        n = sum(len(each["predicted"]) for each in rounds if each["proposer"] == proposer)
+        spent += [{"purpose": proposer, "measurements": n, "hypervolume": None}] if n else []
+    return {
+        "surrogate": "gp",
+        "objectives": [{key: objective[key] for key in ("name", "unit", "scale")} for objective in measured],
+        "rounds": rounds,
+        "spent": spent,
+    }
+
+
+def _or_none(rows: Any) -> list[list[float | None]]:
+    return [[value if math.isfinite(value) else None for value in row] for row in rows.tolist()]
+
+
 def rich(**settings: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """A sample with contributions, 40 recipes, methods that were not measured and choices beside the run."""
+    """A sample with contributions, predictions, 40 recipes, methods not measured and choices beside the run."""
     front, candidates, meta = sample(**settings)
     front = with_recipes(front, candidates)
     chosen = [
@@ -451,7 +505,13 @@ def rich(**settings: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any
     return (
         front,
         candidates,
-        {**meta, "contributions": contributions_of(front), "allocations": chosen, "methods": unmeasured},
+        {
+            **meta,
+            "contributions": contributions_of(front),
+            "predictions": predictions_of(front, candidates),
+            "allocations": chosen,
+            "methods": unmeasured,
+        },
     )
 
 

@@ -199,6 +199,8 @@ def test_a_report_draws_without_a_word_on_the_console(opened, made, settings):
     assert report.run("document.querySelectorAll('#front .scatterlayer .trace').length") > 0
     assert report.run("document.getElementById('bits-card').hidden") == (not report.ids)
     assert report.run("document.getElementById('parallel-card').hidden") == (len(report.data["objectives"]) < 3)
+    for card, told in (("predictions", report.data["predictions"]), ("spent", report.data["spent"])):
+        assert report.run(f"document.getElementById('{card}-card').hidden") == (told is None)
     assert report.run("document.querySelectorAll('#members tbody tr').length") == len(report.ids)
     if report.ids:
         assert report.selected == report.ids[report.data["knee"]]
@@ -626,3 +628,61 @@ def test_a_deep_network_and_a_long_front_stay_usable(opened):
     report.press("ARROW_LEFT")
     assert report.selected == order[order.index(report.ids[report.data["knee"]]) - 1]
     assert report.problems() == []
+
+
+def test_predictions_are_drawn_by_objective_and_a_click_selects_the_member(opened):
+    report = opened(rich(n=300, refinements=8, objectives=("kl_divergence", "error_rate", "size")))
+    told = report.data["predictions"]
+    loss = told["objectives"][0]
+    plot = "document.getElementById('predicted')"
+    assert report.run(f"{plot}.data[1].y") == loss["measured"]
+    assert report.run(f"{plot}.layout.xaxis.type") == "log"
+    symbols = {"surrogate": "circle", "nsga2": "diamond"}
+    assert report.run(f"{plot}.data[1].marker.symbol") == [
+        symbols[told["batches"][at]["proposer"]] for at in loss["batch"]
+    ]
+    assert len(set(report.run(f"{plot}.data[1].marker.color"))) == len(told["batches"])
+    assert report.run("document.getElementById('taus').layout.shapes[0].y0") == told["least"]
+    assert report.run("document.getElementById('predictions-note').textContent").endswith(told["chosen"])
+    known = [i for i, place in enumerate(loss["member"]) if place not in (None, report.data["knee"])]
+    places = np.log(np.array([loss["predicted"], loss["measured"]])).T
+    gaps = np.hypot(*(places[:, None] - places[None]).T)
+    np.fill_diagonal(gaps, np.inf)
+    i = max(known, key=lambda i: gaps[i].min())
+    report.mouse("predicted", loss["predicted"][i], loss["measured"][i])
+    report.wait(f"document.body.dataset.selected === '{report.ids[loss['member'][i]]}'")
+    ring = report.run(f"{plot}.layout.shapes[0]")
+    assert (ring["xanchor"], ring["yanchor"]) == (loss["predicted"][i], loss["measured"][i])
+    report.run("document.getElementById('predictions-details').open = true")
+    report.wait(f"document.querySelectorAll('#predictions-table tbody tr').length === {len(told['batches'])}")
+    report.run(
+        "((select) => { select.value = '1'; select.dispatchEvent(new Event('change')); })"
+        "(document.querySelector('#predictions-pickers select'))"
+    )
+    report.wait(f"{plot}.layout.xaxis.title.text === 'predicted error_rate'")
+    assert report.run(f"{plot}.data[1].y") == told["objectives"][1]["measured"]
+    assert report.run("document.getElementById('taus').layout.shapes.length") == 0  # it is judged by the first one
+    assert report.run("document.activeElement.tagName") == "SELECT"
+    assert report.problems() == []
+
+
+def test_levels_and_the_bar_have_the_colors_of_their_purposes(opened):
+    report = opened(rich(n=150, refinements=8))
+    drawn = report.data["hypervolume"]["levels"]["drawn"]
+    shapes = report.run("document.getElementById('hypervolume').layout.shapes")
+    names = report.run("document.getElementById('hypervolume').layout.annotations")
+    assert [shape["y0"] for shape in shapes] == [level["up"] for level in drawn]
+    assert [name["text"] for name in names] == [level["label"] for level in drawn]
+    parts = report.data["spent"]["parts"]
+    widths = report.run("[...document.querySelectorAll('#spent span')].map((s) => s.getBoundingClientRect().width)")
+    assert [width / sum(widths) for width in widths] == pytest.approx([part["share"] for part in parts], abs=0.01)
+    texts = report.run("[...document.querySelectorAll('#spent-legend li')].map((li) => li.textContent)")
+    assert texts == [f"{part['label']} {part['text']}" for part in parts]
+    legend = report.run("getComputedStyle(document.querySelectorAll('#spent-legend .swatch')[2]).backgroundColor")
+    assert legend == report.run("getComputedStyle(document.querySelectorAll('#spent span')[2]).backgroundColor")
+    assert parts[2]["key"] == "sensitivity" and legend == report.run(
+        "(() => { const span = document.createElement('span'); span.style.color = shown; document.body.append(span);"
+        " return getComputedStyle(span).color; })()".replace(
+            "shown", "document.getElementById('hypervolume').layout.shapes[0].line.color"
+        )
+    )

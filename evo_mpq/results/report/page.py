@@ -42,8 +42,10 @@ from evo_mpq.results.report.points import (
     projected_fronts,
     starting_axes,
 )
+from evo_mpq.results.report.predictions import predictions
 from evo_mpq.results.report.recipes import allocations, methods, unmeasured
 from evo_mpq.results.report.searched import constraint_texts, searched, searched_sentence
+from evo_mpq.results.report.spent import levels, spent
 from evo_mpq.results.report.spreadsheet import members_csv
 
 
@@ -84,8 +86,9 @@ def report_data(front: Mapping[str, Any], candidates: Mapping[str, Any], meta: M
             ``settings`` (text), ``versions`` (name to version), ``samples`` (split to number of samples),
             ``test_shown`` (to how many networks), ``notes`` (texts), ``log_scale`` (names of objectives),
             ``constraints`` (each ``name, comparison, bound, unit``), ``contributions`` (document of
-            ``contributions.json``, or None), ``allocations`` (documents of the folder of that name), ``methods`` (name
-            of every allocation method that there is to what it does).
+            ``contributions.json``, or None), ``predictions`` (document of ``predictions.json``, or None),
+            ``allocations`` (documents of the folder of that name), ``methods`` (name of every allocation method that
+            there is to what it does).
 
             A point describes a member, in their order: ``blocks, parameters, channels, removed_channels,
             weight_bits, activation_bits`` as in `evo_mpq.results.remains.Remains`; ``n_bytes`` (of its file),
@@ -101,6 +104,8 @@ def report_data(front: Mapping[str, Any], candidates: Mapping[str, Any], meta: M
     matters = contributions(front, meta.get("contributions"), inactive)
     missing = unmeasured(front, meta)
     chosen = allocations(front, meta.get("allocations", ()), axes)
+    explained = meta.get("predictions")
+    predicted, purposes = predictions(explained, front, candidates), spent(explained)
     return {
         "run": str(meta["run"]),
         "subtitle": subtitle(meta),
@@ -130,7 +135,9 @@ def report_data(front: Mapping[str, Any], candidates: Mapping[str, Any], meta: M
         "layers": [asdict(layer) for layer in layer_rows(layers)],
         "tables": [asdict(table) for table in layer_tables(front, layers, described)],
         "row_order": asdict(row_order(front)),
-        "hypervolume": asdict(hypervolume_curve(front)),
+        "hypervolume": {**asdict(hypervolume_curve(front)), "levels": asdict(levels(front, explained))},
+        "spent": None if purposes is None else asdict(purposes),
+        "predictions": None if predicted is None else asdict(predicted),
         "optimism": [asdict(entry) for entry in optimism(front["objectives"], axes, members)],
         "verdicts": [seed["verdict"] for seed in front["seeds"]],
         "verdict_sentence": verdict_sentence(front),

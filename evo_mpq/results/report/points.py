@@ -388,12 +388,13 @@ def _axis(
         floor is not None and (logarithmic or (wide and not below)),
         floor,
         below,
-        [] if floor is None else _ticks(floor / divisor, float(values.max()) / divisor),
+        [] if floor is None else log_ticks(floor / divisor, float(values.max()) / divisor),
         bool(len(values)),
     )
 
 
-def _ticks(low: float, high: float) -> list[tuple[float, str, bool]]:
+def log_ticks(low: float, high: float) -> list[tuple[float, str, bool]]:
+    """Ticks of a logarithmic axis of points from ``low`` to ``high``, see `Axis`."""
     # plots reach a little farther than their points
     return [(tick, format_tick(tick), is_decade(tick)) for tick in decade_ticks(low / 2, high * 2)]
 

@@ -21,6 +21,7 @@ const state = {
   table: data.tables.length ? data.tables[0].key : null,
   compared: 0,
   optimism: 0,
+  predicted: 0, // the objective whose predictions are drawn
   ranges: new Map(), // axis of the parallel coordinates -> [lower, upper] height that is kept
   sorted: { key: null, descending: false },
   hidden: new Set(), // methods whose recipes are not drawn
@@ -1067,22 +1068,200 @@ function filtered() {
 
 // ---------------------------------------------------------------- progress and optimism
 
+const BOX = "Hypervolume that the front dominates, on the scales of the objectives, in the box that was fixed at the start.";
+
 function drawHypervolume() {
-  const { across, up, across_label: label } = data.hypervolume;
+  const { across, up, across_label: label, levels } = data.hypervolume;
+  byId("hypervolume-caption").textContent = BOX;
   if (!up.length) {
     return fill("hypervolume", el("p", { class: "empty" }, "No hypervolume was recorded: its box is fixed after the first generation."));
   }
   byId("hypervolume").setAttribute("role", "img");
-  byId("hypervolume").setAttribute("aria-label", `Hypervolume from ${up[0].toPrecision(4)} to ${up[up.length - 1].toPrecision(4)} over ${label}.`);
+  byId("hypervolume").setAttribute("aria-label", `Hypervolume from ${up[0].toPrecision(4)} to ${up[up.length - 1].toPrecision(4)} over ${label}. ${levels.sentence}`.trim());
   byId("hypervolume-card").parentNode.classList.toggle("alone", !count);
+  const [least, most] = [Math.min(...up), Math.max(...up)];
+  // what is farther below would press the curve flat; the words have it
+  const shown = levels.drawn.filter((level) => level.up >= least - 1.2 * (most - least || most));
+  if (shown.length) byId("hypervolume-caption").textContent = `${BOX} Dotted: what the measurements for one purpose alone would give, of the final value.`;
+  const low = Math.min(least, ...shown.map((level) => level.up));
+  const pad = 0.06 * (most - low) || 0.05 * Math.abs(most) || 1;
+  const range = [low - pad, most + pad];
   return Plotly.react("hypervolume", [{
     type: "scatter", mode: up.length > 60 ? "lines" : "lines+markers", x: across, y: up, line: { color: ink("accent"), width: 2, shape: "hv" }, marker: { size: 4.5 },
     hoverinfo: "text", hovertext: up.map((v, i) => `<b>${v.toPrecision(5)}</b><br>${across[i].toLocaleString("en")} ${label}`),
   }], layout("hypervolume", {
     xaxis: { title: { text: label, standoff: 10, font: { color: ink("ink"), size: 13 } }, gridcolor: ink("grid"), linecolor: ink("line"), zeroline: false, nticks: 7 },
-    yaxis: { title: { text: "hypervolume", standoff: 8, font: { color: ink("ink"), size: 13 } }, gridcolor: ink("grid"), zeroline: false, nticks: 6, automargin: true },
+    yaxis: { range, title: { text: "hypervolume", standoff: 8, font: { color: ink("ink"), size: 13 } }, gridcolor: ink("grid"), zeroline: false, nticks: 6, automargin: true },
     margin: { l: 60, r: 12, t: 8, b: 46 },
+    shapes: shown.map((level) => ({ type: "line", xref: "paper", x0: 0, x1: 1, y0: level.up, y1: level.up, layer: "below", line: { color: ink(purposeInk(level.keys[0])), width: 1.3, dash: "dot" } })),
+    annotations: levelLabels(shown, range),
   }), config);
+}
+
+/** Names of levels above their lines at the right end; below them, or pushed down, where they would cover each other. */
+function levelLabels(shown, [low, high]) {
+  const pixels = byId("hypervolume").clientHeight - 54;
+  let ceiling = Infinity;
+  return shown.map((level) => {
+    const above = ((level.up - low) / (high - low)) * pixels;
+    const place = above + 8 <= ceiling ? above + 8 : Math.min(above - 8, ceiling);
+    ceiling = place - 14;
+    return {
+      xref: "paper", x: 1, xanchor: "right", y: level.up, yanchor: "middle", yshift: place - above, showarrow: false,
+      text: plain(shortened(level.label, narrow() ? 44 : 56)), font: { size: 11, color: ink(wordsInk(level.keys[0])), shadow: halo() },
+    };
+  });
+}
+
+/** The color of a purpose: recipes have that of their method. */
+function purposeInk(purpose) {
+  const method = data.methods.find(({ name }) => name === purpose);
+  if (method) return recipeInk(method);
+  return { uniform: "mark", "table of single options": "cloud", "tables for the surrogate": "faint", nsga2: "part-prune" }[purpose]
+    ?? (["surrogate", "random", "exhaustive"].includes(purpose) ? "accent" : "part-activations");
+}
+
+const wordsInk = (purpose) => ({ cloud: "muted", faint: "muted" }[purposeInk(purpose)] ?? purposeInk(purpose));
+
+function drawSpent() {
+  byId("spent-card").hidden = !data.spent;
+  if (!data.spent) return;
+  const { parts, sentence } = data.spent;
+  byId("spent-caption").textContent = sentence;
+  const written = (part) => part.measurements.toLocaleString("en");
+  // a number stands inside where it has room on a phone
+  const fits = (part) => 280 * part.share > 7.5 * written(part).length + 4;
+  const inside = (part) => ({ cloud: "color:var(--ink)", "part-prune": "color:#18212c" }[purposeInk(part.key)] ?? "");
+  fill("spent", ...parts.map((part) => el("span", {
+    style: `flex:${part.measurements} 1 0;background:var(--${purposeInk(part.key)});${inside(part)}`, title: `${part.label}: ${part.text}`,
+  }, fits(part) ? written(part) : "")));
+  fill("spent-legend", ...parts.map((part) => el("li", {},
+    el("span", { class: "swatch", style: `background:var(--${purposeInk(part.key)})` }), el("span", {}, `${part.label} `, el("strong", {}, part.text)))));
+}
+
+// ---------------------------------------------------------------- how well the search predicted
+
+/** Early batches are dark and late ones bright, as far as both can be seen on the ground. */
+const batchShade = (t) => viridis(root.dataset.theme === "dark" ? 0.28 + 0.72 * t : 0.9 * t);
+
+function batchColor(at) {
+  const { batches } = data.predictions;
+  const [first, last] = [batches[0].before, batches[batches.length - 1].before];
+  return batchShade(last > first ? (batches[at].before - first) / (last - first) : 0.4);
+}
+
+const PROPOSERS = { surrogate: ["circle", "surrogate"], nsga2: ["diamond", "NSGA-II"] };
+const proposerOf = (batch) => PROPOSERS[batch.proposer] ?? PROPOSERS.surrogate;
+const batchText = (batch) => `batch of ${batch.size.toLocaleString("en")} after ${batch.before.toLocaleString("en")} measurements, chosen by ${batch.proposer === "nsga2" ? "NSGA-II" : "the surrogate"}`;
+const tauText = (tau) => (tau === null ? "–" : tau.toFixed(2).replace("-0.00", "0.00").replace("-", "−"));
+
+function drawPredictions() {
+  byId("predictions-card").hidden = !data.predictions;
+  if (!data.predictions) return null;
+  const { objectives, batches, chosen } = data.predictions;
+  const entry = objectives[state.predicted];
+  byId("predictions-caption").textContent = entry.sentence;
+  byId("predictions-note").textContent = [entry.batches, chosen].filter(Boolean).join(" ");
+  fill("predictions-pickers", ...(objectives.length > 1
+    ? [picker("of", objectives.map((other, i) => [String(i), other.name]), String(state.predicted),
+      (value) => { state.predicted = Number(value); drawPredictions(); byId("predictions-pickers").querySelector("select").focus(); })] : []));
+  const icon = (shape) => el("svg:svg", { width: 16, height: 16, viewBox: "-8 -8 16 16", "aria-hidden": "true" }, shape);
+  const ramp = `linear-gradient(90deg, ${[0, 0.25, 0.5, 0.75, 1].map(batchShade).join(", ")})`;
+  const both = ["surrogate", "nsga2"].filter((name) => batches.some((batch) => batch.proposer === name));
+  const shapes = { surrogate: el("svg:circle", { r: 4.5, style: "fill:var(--faint)" }), nsga2: el("svg:path", { d: polygon(4, 6), style: "fill:var(--faint)" }) };
+  fill("predictions-legend",
+    ...(batches.length > 1 ? [el("li", {}, "early batches", el("span", { class: "swatch ramp", style: `background:${ramp}` }), "late ones")] : []),
+    ...both.map((name) => el("li", {}, icon(shapes[name]), `chosen by ${name === "nsga2" ? "NSGA-II" : "the surrogate"}`)),
+    el("li", {}, el("span", { class: "swatch dotted" }), "exactly as predicted"),
+    ...(entry.latest.length ? [el("li", {}, el("span", { class: "swatch whisker" }), `τ over the latest ${data.predictions.latest} predictions`)] : []));
+  if (byId("predictions-details").open) predictionsTable();
+  return Promise.all([drawPredicted(entry), drawTaus(entry)]);
+}
+
+function drawPredicted(entry) {
+  const { batches } = data.predictions;
+  const values = [...entry.predicted, ...entry.measured];
+  const to = entry.log ? Math.log10 : (v) => v;
+  const [low, high] = [to(values.reduce((a, b) => Math.min(a, b))), to(values.reduce((a, b) => Math.max(a, b)))];
+  const pad = 0.05 * (high - low) || 0.05 * Math.abs(high) || 1;
+  const range = [low - pad, high + pad];
+  const ends = entry.log ? range.map((v) => 10 ** v) : range;
+  byId("predicted").setAttribute("role", "group");
+  byId("predicted").setAttribute("aria-label", `Measured ${entry.name} against what was predicted. ${entry.sentence}`);
+  const axis = (word) => ({ ...scale({ ...entry, title: "" }, 6, entry.log), range, title: { text: plain(`${word} ${entry.title}`), standoff: 10, font: { color: ink("ink"), size: 13 } } });
+  return Plotly.react("predicted", [
+    { type: "scatter", mode: "lines", x: ends, y: ends, hoverinfo: "skip", line: { color: ink("faint"), width: 1, dash: "dot" } },
+    {
+      type: "scatter", mode: "markers", hoverinfo: "text", x: entry.predicted, y: entry.measured, customdata: entry.member,
+      marker: {
+        size: entry.predicted.length > 400 ? 5.5 : 7.5, symbol: entry.batch.map((at) => proposerOf(batches[at])[0]), color: entry.batch.map(batchColor),
+        opacity: entry.predicted.length > 400 ? 0.7 : 0.9, line: { width: 0.8, color: ink("surface") },
+      },
+      hovertext: entry.texts.map(([expected, found], i) => [
+        ...(entry.member[i] === null ? [] : [`<b>${members.ids[entry.member[i]]}</b>, on the front`]),
+        `predicted <b>${plain(expected)}</b>`, `measured <b>${plain(found)}</b>`, batchText(batches[entry.batch[i]]),
+      ].join("<br>")),
+    },
+  ], layout("predicted", {
+    xaxis: axis("predicted"), yaxis: axis("measured"), margin: { l: 60, r: 12, t: 8, b: 46 }, shapes: predictedShapes(),
+  }), config);
+}
+
+/** A ring around the selected member, if it was predicted. */
+function predictedShapes() {
+  if (state.selected === null || !data.predictions) return [];
+  const entry = data.predictions.objectives[state.predicted];
+  const at = entry.member.indexOf(state.selected);
+  return at < 0 ? [] : [ring(entry.predicted[at], entry.measured[at], 9)];
+}
+
+function drawTaus(entry) {
+  const { batches, least, latest } = data.predictions;
+  const judged = entry.latest.length > 0 && least !== null;
+  const known = batches.map((_, at) => at).filter((at) => entry.taus[at] !== null);
+  const sure = judged ? batches.map((_, at) => at).filter((at) => entry.latest[at] !== null) : [];
+  const after = (places) => places.map((at) => batches[at].after);
+  const lowest = Math.min(judged ? least : 0, ...known.map((at) => entry.taus[at]), ...sure.map((at) => entry.latest[at]));
+  const range = [Math.max(-1.08, Math.min(0, lowest) - 0.12), 1.08];
+  byId("taus").setAttribute("role", "img");
+  byId("taus").setAttribute("aria-label", `Kendall’s tau of ${entry.name} by batch. ${entry.batches} ${judged ? data.predictions.chosen : ""}`.trim());
+  const told = (at) => [
+    `Kendall’s τ <b>${tauText(entry.taus[at])}</b>`, ...(judged ? [`over the latest ${latest} <b>${tauText(entry.latest[at])}</b>`] : []), batchText(batches[at]),
+  ].join("<br>");
+  return Plotly.react("taus", [
+    { type: "scatter", mode: "lines", x: after(sure), y: sure.map((at) => entry.latest[at]), hoverinfo: "skip", line: { color: ink("ink"), width: 1.6 } },
+    {
+      type: "scatter", mode: "markers", hoverinfo: "text", x: after(known), y: known.map((at) => entry.taus[at]), hovertext: known.map(told), cliponaxis: false,
+      marker: {
+        // a tau of two or three candidates says little
+        size: known.map((at) => 5 + Math.min(6, Math.sqrt(batches[at].size) * 1.2)), symbol: known.map((at) => proposerOf(batches[at])[0]),
+        color: known.map(batchColor), opacity: 1, line: { width: 0.8, color: ink("surface") },
+      },
+    },
+  ], layout("taus", {
+    xaxis: { title: { text: "candidates measured", standoff: 10, font: { color: ink("ink"), size: 13 } }, gridcolor: ink("grid"), linecolor: ink("line"), zeroline: false, nticks: 7 },
+    yaxis: { range, title: { text: "Kendall’s τ", standoff: 8, font: { color: ink("ink"), size: 13 } }, gridcolor: ink("grid"), zeroline: true, zerolinecolor: ink("line"), dtick: range[0] < -0.4 ? 0.5 : 0.2, automargin: true },
+    margin: { l: 60, r: 14, t: 8, b: 46 },
+    shapes: judged ? [{
+      type: "line", xref: "paper", x0: 0, x1: 1, y0: least, y1: least, line: { color: ink("knee"), width: 1.3, dash: "dash" },
+    }] : [],
+    annotations: judged ? [{
+      xref: "paper", x: 0, xanchor: "left", y: least, yanchor: "top", yshift: -1, showarrow: false,
+      text: `below ${least}, NSGA-II takes over`, font: { size: 11, color: ink("knee"), shadow: halo() },
+    }] : [],
+  }), config);
+}
+
+function predictionsTable() {
+  const { batches, objectives, latest } = data.predictions;
+  const heading = (text, style = "") => el("th", { scope: "col", class: style }, text);
+  const judging = objectives.find((entry) => entry.latest.length);
+  fill("predictions-table", el("table", {},
+    el("thead", {}, el("tr", {}, heading("measured before"), heading("batch of"), heading("chosen by", "words"),
+      ...objectives.map((entry) => heading(`τ of ${entry.name}`)), ...(judging ? [heading(`over the latest ${latest}`)] : []))),
+    el("tbody", {}, ...batches.map((batch, at) => el("tr", {},
+      el("th", { scope: "row" }, batch.before.toLocaleString("en")), el("td", {}, batch.size.toLocaleString("en")), el("td", { class: "words" }, proposerOf(batch)[1]),
+      ...objectives.map((entry) => el("td", {}, tauText(entry.taus[at]))), ...(judging ? [el("td", {}, tauText(judging.latest[at]))] : []))))));
 }
 
 function drawOptimism() {
@@ -1183,6 +1362,7 @@ function select(i, { remember = true } = {}) {
     Plotly.relayout("front", { shapes: frontShapes() });
     Plotly.relayout("bits", { shapes: bitsShapes() });
     if (data.optimism.length) Plotly.relayout("optimism", { shapes: optimismShapes() });
+    if (data.predictions) Plotly.relayout("predicted", { shapes: predictedShapes() });
     drawProfile();
     drawMatters();
   }
@@ -1209,7 +1389,8 @@ function drawAll() {
   frontLegend();
   bitsControls();
   drawParallel();
-  return Promise.all([drawFront(), drawBits(), drawProfile(), drawMatters(), drawHypervolume(), drawOptimism()]);
+  drawSpent();
+  return Promise.all([drawFront(), drawBits(), drawProfile(), drawMatters(), drawHypervolume(), drawOptimism(), drawPredictions()]);
 }
 
 async function unpack() {
@@ -1225,6 +1406,7 @@ async function unpack() {
 function follow() {
   byId("csv").addEventListener("click", download);
   byId("matters-details").addEventListener("toggle", () => { if (byId("matters-details").open) mattersTable(); });
+  byId("predictions-details").addEventListener("toggle", () => { if (byId("predictions-details").open) predictionsTable(); });
   addEventListener("hashchange", () => select(fromAddress(), { remember: false }));
   document.addEventListener("keydown", (event) => {
     if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
@@ -1237,6 +1419,9 @@ function follow() {
   byId("front").on("plotly_relayout", retick);
   byId("front").on("plotly_click", ({ points }) => select(points[0].customdata));
   if (data.optimism.length) byId("optimism").on("plotly_click", ({ points }) => select(points[0].customdata));
+  if (data.predictions) {
+    byId("predicted").on("plotly_click", ({ points }) => { if (points[0].customdata !== undefined) select(points[0].customdata); });
+  }
   if (count) byId("bits").on("plotly_click", ({ points }) => select(rowOrder[points[0].y]));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", ({ matches }) => theme(matches ? "dark" : "light"));
   addEventListener("beforeprint", () => {
