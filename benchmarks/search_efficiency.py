@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.efficiency.arms import ARMS, Found
 from benchmarks.efficiency.judges import Judge, judge_of
-from benchmarks.efficiency.problems import NAMES, world
+from benchmarks.efficiency.problems import NAMES, kinds, world
 from benchmarks.efficiency.worlds import Cached, World
 from benchmarks.presenting import show, spread
 from evo_mpq.typing import FloatVector
@@ -241,6 +241,50 @@ def show_reach(place: World, runs: Runs, best: Judge, n_seeds: int) -> None:
     show(f"{place.name}: measurements to a share of {REACHED}", ["search", "measurements"], rows)
 
 
+def show_kinds(network: str, budget: int, n_seeds: int) -> None:
+    """What each kind of gene adds to what the engine finds: where all fronts reach, and how far down they reach."""
+    places = kinds(network)
+    runs = {
+        name: [ARMS["engine"].run(place, budget, seed) for seed in range(n_seeds)] for name, place in places.items()
+    }
+    parts = {}
+    for name, place in places.items():
+        genomes = np.unique(np.concatenate([found.genomes for found in runs[name]]), axis=0)
+        found = place.source.search(genomes)
+        parts[name] = (genomes, found.losses, place.computed(genomes), found.standard_errors)
+    every = [np.concatenate([part[column] for part in parts.values()]) for column in (1, 2, 3)]
+    owners = np.concatenate([np.full(len(part[0]), place) for place, part in enumerate(parts.values())])
+    starts = dict(zip(parts, np.cumsum([0, *(len(part[0]) for part in parts.values())]), strict=False))
+    smallest = max(float(part[2][part[1] <= LOSS_OF_RANGE, 0].min()) for part in parts.values())
+    best = judge_of(*every).from_size(smallest)
+    handed = best.rows[best.handed_over(best.losses, best.costs)]
+    names = list(parts)
+    held_out = np.array(
+        [
+            places[names[owners[row]]].source.test(parts[names[owners[row]]][0][[row - starts[names[owners[row]]]]])[0]
+            for row in handed
+        ]
+    )
+    rows = []
+    for name, place in places.items():
+        shares, regrets, sizes = [], [], []
+        for one in runs[name]:
+            losses, costs = place.source.search(one.genomes).losses, place.computed(one.genomes)
+            shares.append(best.share(losses, costs))
+            own = one.genomes[best.handed_over(losses, costs)]
+            regrets.append(best.regret(place.source.test(own), held_out))
+            sizes.append(float(costs[losses <= LOSS_OF_RANGE, 0].min()) / 1000)
+        rows.append([name, place.space.n_genes, spread(shares), spread(regrets, ".2f"), spread(sizes, ".1f")])
+        if isinstance(place.source, Cached):
+            place.source.save()
+    show(
+        f"{network}: what does each kind of gene add?",
+        ["genes", "number", "share where all reach", "held-out regret there", "kB for a loss of .1"],
+        rows,
+        f"The engine, {budget} measurements, {n_seeds} seeds; from {smallest / 1000:.1f} kB on.",
+    )
+
+
 def show_overhead(n_seeds: int) -> None:
     """The engine's own time on 60 layers and 1,000 measurements."""
     place = world("pairs_60")
@@ -265,10 +309,14 @@ def main() -> None:
     parser.add_argument("--budgets", type=int, nargs="+", default=None)
     parser.add_argument("--seeds", type=int, default=5, help="at most three for tiny_gpt")
     parser.add_argument("--reach", action="store_true", help="also measurements to a share of .98")
+    parser.add_argument("--kinds", action="store_true", help="only what each kind of gene adds to canvas_resnet")
     parser.add_argument("--overhead", action="store_true", help="only the engine's own time")
     arguments = parser.parse_args()
     if arguments.overhead:
         show_overhead(arguments.seeds)
+        return
+    if arguments.kinds:
+        show_kinds("canvas_resnet", max(arguments.budgets or DEFAULT_BUDGETS), arguments.seeds)
         return
     for name in arguments.problems:
         place = world(name)

@@ -17,6 +17,7 @@ from benchmarks.efficiency.synthetic import pairs, unmeasured_problem
 from benchmarks.efficiency.worlds import Cached, World
 from benchmarks.exact_front import JOINT, TABLES, Table, problem_of, table_file
 from benchmarks.gene_kinds import RATIOS, SETTINGS, WEIGHTS
+from benchmarks.gene_kinds import arms as gene_kinds
 from benchmarks.problems import built_in, joint
 from benchmarks.search_quality import Stored
 from evo_mpq import plugins
@@ -190,6 +191,18 @@ def network_problem(network: str, **arms: Any) -> Problem:
     setting = SETTINGS[network]
     arms = arms or {"activation_bits": (4, 8), "prune": {"ratios": RATIOS}, "drop": list(setting.drop)}
     return joint(network, WEIGHTS, seed=0, model={"kind": network, "seed": 0}, data=setting.data, **arms)
+
+
+def kinds(network: str) -> dict[str, World]:
+    """A network with bits alone, with each other kind of gene besides, and with all; see `benchmarks.gene_kinds`."""
+    found = {}
+    for name, arm in gene_kinds(SETTINGS[network]).items():
+        problem = joint(
+            network, WEIGHTS, seed=0, model={"kind": network, "seed": 0}, data=SETTINGS[network].data, **arm
+        )
+        plain = "".join(letter if letter.isalpha() else "_" for letter in name)
+        found[name] = _measured(network if name == "all" else f"{network}_{plain}", problem)
+    return found
 
 
 def _canvas_resnet() -> World:
