@@ -13,6 +13,7 @@ from evo_mpq.optimize.random_search import RandomSearch
 from evo_mpq.optimize.searcher import Searcher
 from evo_mpq.optimize.surrogate_search.fixed import PredictedFront
 from evo_mpq.optimize.surrogate_search.search import SurrogateSearch
+from evo_mpq.predict.shapley.estimators import MEASUREMENTS_PER_GENE
 from evo_mpq.predict.surrogates.gaussian_process import GaussianProcess
 from evo_mpq.predict.surrogates.surrogate import ResidualModel
 from evo_mpq.predict.tables.tables import Tables
@@ -75,7 +76,9 @@ def prepare(searcher: Searcher, problem: Problem, tables: Tables) -> None:
         return
     believed = fitness.contributions == "shapley" and "shapley" in problem.seeders
     if isinstance(searcher, SurrogateSearch) and believed and lead is not None:
-        searcher.believe(tables.contributions.table(), problem.objectives.index(lead))
+        allowance, wanted = tables.methods_allowance, MEASUREMENTS_PER_GENE * problem.space.n_genes
+        if allowance is None or allowance >= wanted:  # estimated from fewer they are a worse prior than sensitivities
+            searcher.believe(tables.contributions.table(), problem.objectives.index(lead))
 
 
 def needs_tables(problem: Problem) -> bool:
