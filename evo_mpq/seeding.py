@@ -29,6 +29,9 @@ MOST_BUDGETS = 48
 TABLE_SHARE = 0.5
 """Of what is left of the budget, for the table of sensitivities; a larger one is measured in part."""
 
+COARSE_SHARE = 0.9
+"""Of what is left of the budget, for a table that is measured in part; without any there is no program."""
+
 SEEDS_SHARE = 0.25
 """Of what the table leaves of the budget, for all methods: what they measure and what they propose."""
 
@@ -87,7 +90,7 @@ class Seeding:
         if budget is None:
             return True
         n_table = one_at_a_time_count(self._problem.space, int(TABLE_SHARE * budget))
-        if n_table > TABLE_SHARE * budget or _part(budget - n_table, len(names)) < 1:
+        if n_table > COARSE_SHARE * budget or _part(budget - n_table, len(names)) < 1:
             self._leave_out(names, f"their table takes {n_table} of the {budget} measurements that are left")
             return False
         return True

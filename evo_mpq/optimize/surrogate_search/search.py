@@ -37,6 +37,9 @@ N_RELATIVES = 2000
 TABLE_SHARE = 0.5
 """Of the budget, for a table of single options where none was measured before; a larger one is measured in part."""
 
+COARSE_SHARE = 0.9
+"""Of the budget, that a table that is measured in part may take."""
+
 LEAST_TAU = 0.3
 """Rank correlation of the latest predictions below which the next batch is NSGA-II's."""
 
@@ -154,7 +157,7 @@ class SurrogateSearch:
             return table[:0]
         if limit is not None and len(table) > TABLE_SHARE * limit:
             table = coarse_genomes(self._space)
-        if limit is not None and len(table) > TABLE_SHARE * limit:
+        if limit is not None and len(table) > COARSE_SHARE * limit:
             return table[:0]
         return table[self._seen.new(table)]
 
