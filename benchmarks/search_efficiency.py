@@ -46,6 +46,8 @@ class Judged:
         seconds: CPU, of measuring and of searching.
         own_seconds: of searching alone.
         smallest: bytes of the smallest network with a loss of at most 0.1.
+        held_out: ``(9,)`` losses of what is handed over for each budget of size, at least the floor.
+        fits: ``(9,)`` whether it is within the budget.
     """
 
     share: float
@@ -53,6 +55,16 @@ class Judged:
     seconds: float
     own_seconds: float
     smallest: float
+    held_out: FloatVector
+    fits: np.ndarray
+
+    def ratio(self, other: Judged) -> float:
+        """Of held-out losses to another's, geometric mean over the budgets of size that both keep; 1 without any.
+
+        Where nothing fits, the smallest is handed over, whose loss is low because it is too large.
+        """
+        both = self.fits & other.fits
+        return float(np.exp(np.mean(np.log(self.held_out[both] / other.held_out[both])))) if both.any() else 1.0
 
 
 Runs = dict[tuple[str, int, int], Found]
@@ -95,12 +107,15 @@ def judged(place: World, runs: Runs, best: Judge, held_out: FloatVector) -> dict
         losses, costs = place.source.search(found.genomes).losses, place.computed(found.genomes)
         handed = found.genomes[best.handed_over(losses, costs)]
         good = losses <= LOSS_OF_RANGE
+        own = place.source.test(handed)
         results[key] = Judged(
             best.share(losses, costs),
-            best.regret(place.source.test(handed), held_out),
+            best.regret(own, held_out),
             place.source.seconds_each * len(found.genomes) + found.own_seconds,
             found.own_seconds,
             float(costs[good, 0].min()) if good.any() else np.inf,
+            np.maximum(own, best.floor),
+            np.all(place.computed(handed) <= best.budgets, axis=1),
         )
     if isinstance(place.source, Cached):
         place.source.save()
@@ -176,9 +191,7 @@ def show_gates(
         ours = [results["engine", budget, seed] for seed in range(n_seeds)]
         theirs = [results[BASELINE, budget, seed] for seed in range(n_seeds)]
         difference = np.median([one.share for one in ours]) - np.median([one.share for one in theirs])
-        ratio, low, high = paired(
-            np.array([one.regret / other.regret for one, other in zip(ours, theirs, strict=True)])
-        )
+        ratio, low, high = paired(np.array([one.ratio(other) for one, other in zip(ours, theirs, strict=True)]))
         common = [
             common_share(place, best, runs["engine", budget, seed], runs[BASELINE, budget, seed])
             for seed in range(n_seeds)
@@ -204,7 +217,7 @@ def show_gates(
             "measurements",
             "share, difference of medians",
             "gate",
-            "regret ratio (95 %)",
+            "regret ratio where both fit (95 %)",
             "gate",
             "the front's own ratio",
             "share where both reach",

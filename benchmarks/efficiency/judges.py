@@ -40,6 +40,8 @@ class Judge:
 
     def share(self, losses: FloatVector, costs: FloatMatrix) -> float:
         """The share of the front's hypervolume; losses on a logarithmic scale, see `benchmarks.judging`."""
+        if max(self.losses.max(), 0.0) <= self.floor:
+            return 1.0  # all losses of the front are equal
         return self._volume(losses, costs) / self._volume(self.losses, self.costs)
 
     def handed_over(self, losses: FloatVector, costs: FloatMatrix) -> np.ndarray:
