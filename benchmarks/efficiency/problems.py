@@ -209,6 +209,13 @@ def _canvas_resnet() -> World:
     return _measured("canvas_resnet", network_problem("canvas_resnet"))
 
 
+def _canvas_mixed() -> World:
+    """The same on mixed pairs, of which others of other images rank candidates alike: reproducible."""
+    arms = {"activation_bits": (4, 8), "prune": {"ratios": RATIOS}, "drop": list(SETTINGS["canvas_resnet"].drop)}
+    objectives = [{"kind": "kl_divergence", "mix": 1000}, "size"]
+    return _measured("canvas_mixed", network_problem("canvas_resnet", objectives=objectives, **arms))
+
+
 def _tiny_gpt() -> World:
     drop = list(SETTINGS["tiny_gpt"].drop)
     return _measured("tiny_gpt", network_problem("tiny_gpt", prune={"ratios": RATIOS}, drop=drop))
@@ -221,6 +228,7 @@ NAMES: Mapping[str, Callable[[], World]] = {
     "residual_mlp": _residual_mlp,
     "kernel_switches": _switches,
     "canvas_resnet": _canvas_resnet,
+    "canvas_mixed": _canvas_mixed,
     "tiny_gpt": _tiny_gpt,
 }
 """The first two and `kernel_switches` against exact fronts, the others against the best that is known."""
