@@ -50,6 +50,15 @@ def test_the_cost_of_a_genome_is_the_length_of_its_file(project):
     assert set().union(*layer_scopes(problem)) == set(range(problem.space.n_genes))
 
 
+def test_a_modelled_error_is_a_sum_over_layers_but_no_cost_that_budgets_are_set_on(tmp_path):
+    error = '{kind: "evo_mpq.objectives.hawq_error:HAWQError"}'
+    problem = problem_of(write_project(tmp_path, YAML + f"objectives: [kl_divergence, {error}, bops, size]\n"))
+    assert cost_of(problem)[0] == "bops"
+    name, errors = cost_of(problem, "hawq_error")
+    lowest, highest = errors(np.stack([problem.space.cheapest(), problem.space.most_expensive()]))
+    assert name == "hawq_error" and lowest > highest > 0
+
+
 @pytest.mark.parametrize("method", [*MEASURED, *COMPUTED])
 def test_each_method_gives_one_measured_policy_within_the_budget_that_exports(method, project, budget, tmp_path):
     out = tmp_path / "run"
