@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -221,3 +222,17 @@ def test_from_python_the_same_seeds_give_the_same_front(tmp_path):
     assert [member["genome"] for member in front(tmp_path / "yaml")["members"]] == [
         list(member.genome) for member in found.front.members
     ]
+
+
+def test_the_table_has_units_says_what_is_modelled_and_begins_with_the_best(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "250")
+    error = '{kind: "evo_mpq.objectives.hawq_error:HAWQError"}'
+    yaml = write_project(tmp_path, YAML + f"objectives: [accuracy, size, {error}]\n")
+    result = command("allocate", yaml, "--method", "all", "--budget", SIZE, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    heads, *rows = [re.split(r"\s*[│┃]\s*", line)[1:-1] for line in result.stdout.splitlines() if line[:1] in "│┃"]
+    assert {"size [B]", "hawq_error [nats] (modelled)", "test accuracy"} <= set(heads)
+    accuracies = [float(row[heads.index("accuracy")]) for row in rows]
+    assert len(rows) > 5 and accuracies == sorted(accuracies, reverse=True) and accuracies[0] > accuracies[-1]
+    assert "A measurement that several methods need counts for each" in result.stdout
+    assert "measuring on the test split" in result.stderr and "of the front" not in result.output
