@@ -48,7 +48,7 @@ lint: $(TESTABLE)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy evo_mpq tests
 
-bench: $(RUNNABLE) $(TABLE)
+bench: $(TESTABLE) $(TABLE)
 	@set -e; for benchmark in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$benchmark; done
 
 bench-tables: $(RUNNABLE)
@@ -66,7 +66,7 @@ $(RUNNABLE): pyproject.toml constraints.txt $(VENV)/pyvenv.cfg
 $(TESTABLE): pyproject.toml constraints.txt $(VENV)/pyvenv.cfg
 	@$(call require-python,$(BIN)/python)
 	@echo 'Installing evo-mpq and what its tests need into $(VENV) (a few minutes) ...'
-	@$(INSTALL) -e '.[test]'
+	@$(INSTALL) -e '.[test,bench]'
 	@touch $(RUNNABLE) $@
 
 $(VENV)/pyvenv.cfg:

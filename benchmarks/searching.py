@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,8 +39,7 @@ class Found:
 
     def of(self, rows: BoolVector) -> Found:
         """Some of the networks."""
-        parts = (self.losses, self.errors, self.held_out, self.sizes)
-        return Found(*(part[rows] for part in parts), self.cpu_seconds)
+        return Found(self.losses[rows], self.errors[rows], self.held_out[rows], self.sizes[rows], self.cpu_seconds)
 
     def front(self) -> Found:
         """Those that no other one dominates on the search split."""
@@ -54,10 +53,10 @@ class Found:
     def union(cls, parts: Sequence[Found]) -> Found:
         """All networks of several searches."""
         return cls(
-            *(
-                np.concatenate([getattr(part, name) for part in parts])
-                for name in ("losses", "errors", "held_out", "sizes")
-            )
+            np.concatenate([part.losses for part in parts]),
+            np.concatenate([part.errors for part in parts]),
+            np.concatenate([part.held_out for part in parts]),
+            np.concatenate([part.sizes for part in parts]),
         )
 
 
@@ -72,9 +71,7 @@ def searched(problem: Problem, seed: int, evaluations: int, judge: Problem | Non
     """
     search = problem.settings.search.model_copy(update={"evaluations": evaluations})
     settings = problem.settings.model_copy(update={"seed": seed, "search": search})
-    own = Problem(
-        settings, problem.network, problem.space, problem.compressor, problem.measured, problem.notes, problem.objects
-    )
+    own = replace(problem, settings=settings)  # with the allocation methods that it names
     with tempfile.TemporaryDirectory() as folder, RunDirectory(Path(folder) / "run") as directory:
         members = execute(own, directory, workers=1).front.members
         journal = directory.read_journal()
@@ -86,7 +83,8 @@ def searched(problem: Problem, seed: int, evaluations: int, judge: Problem | Non
     sizes = np.array([member.search["size"] for member in members])
     if judge is None:
         errors = np.array([row.standard_errors[column] for row in rows if row is not None], dtype=np.float64)
-        held_out = np.array([member.test["kl_divergence"].value for member in members])
+        tested = [member.test["kl_divergence"] for member in members]
+        held_out = np.array([interval.value for interval in tested if interval is not None])
     else:
         errors, held_out = _measured(judge, [member.policy for member in members])
     return Found(losses, errors, held_out, sizes, seconds)

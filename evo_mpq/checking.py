@@ -16,14 +16,12 @@ from evo_mpq.errors import MeasurementError
 from evo_mpq.measure.executors import InProcess
 from evo_mpq.measure.measurer import Measurer
 from evo_mpq.measure.objectives import as_quantity
+from evo_mpq.measure.statistics import WANTED_RELATIVE_ERROR
 from evo_mpq.network.blocks import matching_blocks
 from evo_mpq.network.calling import tensors_of
 from evo_mpq.network.products import Product
 from evo_mpq.problem import Problem, fixed_threads, middle_policy
 from evo_mpq.space.building import space_table
-
-WANTED_RELATIVE_ERROR = 0.05
-"""Standard error of a KL divergence, relative to it, that tells candidates apart well enough."""
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ def tables_of(
     lead: Quantity,
     measure: Callable[[Genomes], Measurements],
     cost: FactoredFunction,
-    table_allowance: int | None = None,
+    left: int | None = None,
     methods_allowance: int | None = None,
 ) -> Tables:
     """Tables of a problem's genes, measured as the run measures.
@@ -43,7 +43,7 @@ def tables_of(
         lead: the objective that tables are of.
         measure: measures genomes.
         cost: see `cost_of`.
-        table_allowance: measurements that the table of sensitivities may take; None for any number.
+        left: measurements that are left before the table of sensitivities; None for any number.
         methods_allowance: measurements that each method may make besides; None for any number.
     """
     column = problem.objectives.index(lead)
@@ -52,9 +52,7 @@ def tables_of(
         found = measure(genomes)
         return Estimates(found.losses[:, column], found.standard_errors[:, column])
 
-    return Tables(
-        problem.space, cost, estimates, problem.compressor, problem.settings.seed, table_allowance, methods_allowance
-    )
+    return Tables(problem.space, cost, estimates, problem.compressor, problem.settings.seed, left, methods_allowance)
 
 
 def cost_of(problem: Problem, name: str | None = None) -> tuple[str, FactoredFunction]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -13,7 +14,7 @@ from evo_mpq.config import dump, resolved
 from evo_mpq.errors import RunError
 from evo_mpq.measure.candidate import Candidate
 from evo_mpq.measure.measurements import Values
-from evo_mpq.measure.statistics import Groups
+from evo_mpq.measure.statistics import WANTED_RELATIVE_ERROR, Groups
 from evo_mpq.network.products import Product
 from evo_mpq.optimize.loop import Result
 from evo_mpq.problem import Problem
@@ -137,6 +138,32 @@ def why_empty(problem: Problem, journal: Journal) -> str:
         return "nothing was measured that could be on the front"
     listed = " and ".join(parts)
     return f"none of {len(values)} measured candidates meets {listed}; loosen the constraints or offer other options"
+
+
+def split_note(problem: Problem, journal: Journal, front: Front) -> str | None:
+    """What to do about a search split that is too small to rank the members; None where it is large enough.
+
+    Members are compared on the same samples, so that their differences are known better than they are: twice the
+    wanted standard error is let pass.
+    """
+    lead = next(
+        (quantity for quantity in problem.objectives if quantity.form == "outputs" and quantity.log_scale), None
+    )
+    if lead is None:
+        return None
+    place = [quantity.name for quantity in problem.quantities].index(lead.name)
+    rows = [row for member in front.members if (row := journal.known(member.genome)) is not None]
+    pairs = [(row.values[place], row.standard_errors[place]) for row in rows]
+    relative = [error / value for value, error in pairs if value is not None and error is not None and value > 0]
+    if not relative or (median := float(np.median(relative))) <= 2 * WANTED_RELATIVE_ERROR:
+        return None
+    n = len(problem.network.splits.search)
+    needed = math.ceil(n * (median / WANTED_RELATIVE_ERROR) ** 2 / 100) * 100
+    unlabeled = "; a divergence needs no labels" if lead.name == "kl_divergence" else ""
+    return (
+        f"{n:,} search samples are few: in the median over the front, the standard error of {lead.name} is "
+        f"{median:.0%} of it; about {needed:,} samples would make that {WANTED_RELATIVE_ERROR:.0%}{unlabeled}"
+    )
 
 
 def report_of(problem: Problem, journal: Journal, front: Front, directory: RunDirectory, notes: Sequence[str]) -> str:

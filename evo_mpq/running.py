@@ -21,7 +21,7 @@ from evo_mpq.optimize.loop import Result, Spending, run_search
 from evo_mpq.optimize.pareto import HypervolumeBox
 from evo_mpq.problem import BUDGET_KEYS, Problem, fixed_threads
 from evo_mpq.reporters import Logged, Reporter, Silent
-from evo_mpq.reporting import front_genomes, front_of, report_of, why_empty
+from evo_mpq.reporting import front_genomes, front_of, report_of, split_note, why_empty
 from evo_mpq.results.front import Front, GenomeKey
 from evo_mpq.results.journal import Journal
 from evo_mpq.results.run_directory import RunDirectory, versions
@@ -200,6 +200,8 @@ def _closing_notes(problem: Problem, journal: Journal, result: Result, front: Fr
         yield f"the test split was shown after each of {journal.n_test_showings} budgets"
     if front.finished and not front.members:
         yield why_empty(problem, journal)
+    if front.finished and (note := split_note(problem, journal, front)) is not None:
+        yield note
 
 
 class _Run:

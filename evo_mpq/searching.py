@@ -18,6 +18,7 @@ from evo_mpq.optimize.searcher import Searcher
 from evo_mpq.optimize.surrogate_search.fixed import PredictedFront
 from evo_mpq.optimize.surrogate_search.rounds import Round
 from evo_mpq.optimize.surrogate_search.search import SurrogateSearch
+from evo_mpq.predict.shapley.estimators import MEASUREMENTS_PER_GENE
 from evo_mpq.predict.surrogates.kinds import residual_model
 from evo_mpq.predict.tables.tables import Tables
 from evo_mpq.problem import Problem
@@ -85,7 +86,9 @@ def prepare(searcher: Searcher, problem: Problem, tables: Tables) -> None:
         return
     believed = fitness.contributions == "shapley" and "shapley" in problem.seeders
     if isinstance(searcher, SurrogateSearch) and believed and lead is not None:
-        searcher.believe(tables.contributions.table(), problem.objectives.index(lead))
+        allowance, wanted = tables.methods_allowance, MEASUREMENTS_PER_GENE * problem.space.n_genes
+        if allowance is None or allowance >= wanted:  # estimated from fewer they are a worse prior than sensitivities
+            searcher.believe(tables.contributions.table(), problem.objectives.index(lead))
 
 
 def needs_tables(problem: Problem) -> bool:

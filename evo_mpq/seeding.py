@@ -13,7 +13,7 @@ from evo_mpq.optimize.loop import Screen
 from evo_mpq.optimize.searcher import first_of_new
 from evo_mpq.optimize.seeders.waterfill import allocation_gain
 from evo_mpq.optimize.starts import uniform_ladder
-from evo_mpq.predict.tables.sensitivities import table_genomes
+from evo_mpq.predict.tables.sensitivities import least_table, table_genomes
 from evo_mpq.predict.tables.tables import Tables
 from evo_mpq.problem import Problem
 from evo_mpq.results.front import GenomeKey
@@ -28,9 +28,6 @@ PREPARATION = "tables for the surrogate"
 
 MOST_BUDGETS = 48
 """A method proposes at most so many genomes, for budgets from the cheapest to the most expensive."""
-
-TABLE_SHARE = 0.5
-"""Of what is left of the budget, for the table of sensitivities; a larger one is measured in part."""
 
 SEEDS_SHARE = 0.25
 """Of what the table leaves of the budget, for all methods: what they measure and what they propose."""
@@ -97,9 +94,10 @@ class Seeding:
             return False
         if budget is None:
             return True
-        n_table = len(table_genomes(self._problem.space, int(TABLE_SHARE * budget)))
-        if n_table > TABLE_SHARE * budget or _part(budget - n_table, len(names)) < 1:
-            self._leave_out(names, f"their table takes {n_table} of the {budget} measurements that are left")
+        n_table = len(table_genomes(self._problem.space, budget))
+        if not n_table or _part(budget - n_table, len(names)) < 1:
+            least = len(least_table(self._problem.space))
+            self._leave_out(names, f"their table takes at least {least} of the {budget} measurements that are left")
             return False
         return True
 
@@ -108,12 +106,11 @@ class Seeding:
         lead = lead_objective(problem)
         assert lead is not None
         cost_name, cost = cost_of(problem)
-        part, table_allowance, methods_allowance = None, None, None
+        part, methods_allowance = None, None
         if budget is not None:
-            table_allowance = int(TABLE_SHARE * budget)
-            part = _part(budget - len(table_genomes(space, table_allowance)), len(names))
+            part = _part(budget - len(table_genomes(space, budget)), len(names))
             methods_allowance = int(OWN_SHARE * part)
-        tables = tables_of(problem, lead, measure, cost, table_allowance, methods_allowance)
+        tables = tables_of(problem, lead, measure, cost, budget, methods_allowance)
         self._begin(TABLE)
         try:
             n_options = sum(map(len, tables.sensitivities.losses))

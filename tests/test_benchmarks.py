@@ -10,10 +10,19 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # benchmarks are no package, and not installed
 
+from benchmarks.efficiency.arms import ARMS as EFFICIENCY_ARMS
+from benchmarks.efficiency.judges import judge_of
+from benchmarks.efficiency.problems import FromTable, with_seeders
+from benchmarks.efficiency.synthetic import ALL_TWO_BITS, pairs, unmeasured_problem
+from benchmarks.efficiency.worlds import World
 from benchmarks.exact_front import ORACLE, Table
 from benchmarks.judging import LOWEST_FLOOR, Oracle, oracle
 from benchmarks.presenting import spread
+from benchmarks.search_efficiency import judge, measurements_to, paired
 from benchmarks.search_quality import ARMS, Stored
+from evo_mpq.optimize.pareto import non_dominated
+from evo_mpq.optimize.programs.elimination import pareto_program
+from evo_mpq.predict.factored import Factor, FactoredFunction
 
 
 def square_oracle() -> Oracle:
@@ -122,3 +131,72 @@ def test_more_measurements_of_one_search_never_lower_its_share(stored: Stored) -
 
 def test_spread_shows_median_and_range() -> None:
     assert spread([3.0, 1.0, 2.0], ".1f") == "2.0 (1.0–3.0)"
+
+
+def test_program_of_synthetic_layers_that_do_not_interfere_is_exact() -> None:
+    made = pairs(4, seed=3, interfering=False)
+    every = np.concatenate(list(made.space.enumerate()))
+    values = np.stack([made.losses(every), made.bytes(every)], axis=1)
+    front = pareto_program(made.space, made.without_interference(), made.bytes).genomes
+    found = np.stack([made.losses(front), made.bytes(front)], axis=1)
+    exact = values[non_dominated(values)]
+    assert found[np.argsort(found[:, 1])] == pytest.approx(exact[np.argsort(exact[:, 1])])
+
+
+def test_synthetic_loss_is_what_two_bits_everywhere_are_to_lose() -> None:
+    made = pairs(60, seed=0)
+    losses = made.losses(np.stack([made.space.cheapest(), made.space.most_expensive()]))
+    assert losses[0] == pytest.approx(ALL_TWO_BITS)
+    assert 0 < losses[1] < 0.1
+
+
+def test_judge_of_one_cost_agrees_with_the_oracle(stored: Stored) -> None:
+    table, rows = stored.table, np.random.default_rng(0).permutation(stored.space.n_genomes)[:60]
+    costs = table.size.astype(float)[:, None]
+    best = judge_of(table.search_kl, costs, table.search_kl_error)
+    losses, held_out = table.search_kl[rows], table.test_kl[rows]
+    assert best.share(losses, costs[rows]) == pytest.approx(stored.oracle.share(losses, table.size[rows]))
+    own = held_out[best.handed_over(losses, costs[rows])]
+    front = table.test_kl[best.rows][best.handed_over(best.losses, best.costs)]
+    expected = stored.oracle.held_out_regret(losses, held_out, table.size[rows])
+    assert best.regret(own, front) == pytest.approx(expected)
+
+
+@pytest.fixture(scope="module")
+def small_world(stored: Stored) -> World:
+    """The stored table as a problem of which nothing is trained, traced or calibrated."""
+    layers = stored.space.layers
+    sizes = stored.table.size.reshape((3,) * len(layers)).astype(float)
+    axes = [sizes[(0,) * gene + (slice(None),) + (0,) * (len(layers) - 1 - gene)] for gene in range(len(layers))]
+    rest = Factor((), sizes[(0,) * len(layers)])
+    cost = FactoredFunction((rest, *(Factor((gene,), axis - axis[0]) for gene, axis in enumerate(axes))))
+    problem = with_seeders(unmeasured_problem(stored.space, cost))
+    return World("small", problem, FromTable(stored, 0.0), [cost], [cost], stored.table.genomes.astype(np.int64))
+
+
+@pytest.mark.parametrize("budget", [20, 60])
+@pytest.mark.parametrize("name", [name for name in EFFICIENCY_ARMS if not name.startswith("Optuna")])
+def test_searches_measure_each_genome_once_and_keep_to_their_budgets(
+    small_world: World, name: str, budget: int
+) -> None:
+    found = EFFICIENCY_ARMS[name].run(small_world, budget, seed=1)
+    assert len(np.unique(found.genomes, axis=0)) == len(found.genomes)
+    assert budget / 2 <= len(found.genomes) <= budget
+    assert np.all(small_world.space.legal(found.genomes))
+    assert np.all(np.diff(found.own) >= 0) and found.own_seconds >= found.own[-1]
+
+
+def test_more_measurements_are_needed_for_a_larger_share(small_world: World) -> None:
+    found = EFFICIENCY_ARMS["engine"].run(small_world, 100, seed=0)
+    best, _ = judge(small_world)
+    needed = [measurements_to(small_world, best, found, share) for share in (0.5, 0.9, 0.95)]
+    assert needed == sorted(needed) and needed[-1] <= 100
+    losses, costs = small_world.source.search(found.genomes).losses, small_world.computed(found.genomes)
+    assert best.share(losses[: int(needed[1])], costs[: int(needed[1])]) >= 0.9
+    assert best.share(losses[: int(needed[1]) - 1], costs[: int(needed[1]) - 1]) < 0.9
+
+
+def test_paired_interval_is_of_ratios() -> None:
+    ratio, low, high = paired(np.array([0.5, 2.0, 1.0]))
+    assert ratio == pytest.approx(1)
+    assert low * high == pytest.approx(1) and low < 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -134,3 +135,10 @@ def test_pairs_may_be_measured_for_the_surrogate(tmp_path):
     spent = {each["purpose"]: each["measurements"] for each in predictions(out)["spent"]}
     assert spent["tables for the surrogate"] > 0
     assert np.isfinite(front(out)["hypervolume"]["value"])
+
+
+def test_a_search_split_that_is_too_small_to_rank_members_is_said_so(tmp_path):
+    yaml = write_project(tmp_path)
+    few = run(yaml, tmp_path / "few", "--set", "data.search=20").stderr
+    assert re.search(r"20 search samples are few: .* of kl_divergence is \d+% of it; about [\d,]+ samples", few)
+    assert "are few" not in run(yaml, tmp_path / "many", "--set", "data.search=3000").stderr

@@ -19,6 +19,9 @@ from evo_mpq.typing import FloatMatrix, FloatVector
 Z_95 = 1.96
 """Standard errors on each side of an estimate that hold 95 % of a normal distribution."""
 
+WANTED_RELATIVE_ERROR = 0.05
+"""Standard error of a KL divergence, relative to it, that tells candidates apart well enough."""
+
 RESAMPLES = 2000
 """How often samples, or groups of them, are drawn anew for a bootstrap interval."""
 

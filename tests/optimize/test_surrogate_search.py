@@ -19,7 +19,7 @@ from evo_mpq.optimize.surrogate_search.search import SurrogateSearch
 from evo_mpq.predict.factored import Factor, FactoredFunction
 from evo_mpq.predict.surrogates.gaussian_process import GaussianProcess
 from evo_mpq.predict.tables.options import one_at_a_time_genomes
-from evo_mpq.predict.tables.sensitivities import table_genomes
+from evo_mpq.predict.tables.sensitivities import least_table, table_genomes
 from evo_mpq.space.building import SpaceLayer, build_space
 from evo_mpq.space.search_space import SearchSpace
 from evo_mpq.typing import FloatMatrix, FloatVector, Genomes, Losses
@@ -169,17 +169,17 @@ def test_the_table_is_asked_first_where_nothing_is_remembered() -> None:
 
 def test_the_smaller_the_budget_the_less_of_the_table_is_asked() -> None:
     problem = planted()
-    two, one = table_genomes(problem.space, 17), table_genomes(problem.space, 9)
+    two, one = table_genomes(problem.space, 40), table_genomes(problem.space, 30)
     assert (len(table_genomes(problem.space)), len(two), len(one)) == (25, 17, 9)
-    small, smaller, tiny = (run(problem.searcher(), problem.measure, n) for n in (40, 30, 15))
+    small, smaller, tiny = (run(problem.searcher(), problem.measure, n) for n in (40, 30, 9))
     assert np.array_equal(small[:17], two) and np.array_equal(smaller[:9], one)
     assert not np.array_equal(tiny[:9], one)
-    assert (len(small), len(smaller), len(tiny)) == (40, 30, 15)
+    assert (len(small), len(smaller), len(tiny)) == (40, 30, 9)
 
 
 def test_no_table_is_asked_where_one_was_remembered() -> None:
     problem = planted()
-    known = table_genomes(problem.space, 0)
+    known = least_table(problem.space)
     searcher = problem.searcher()
     searcher.remember(known, measured(problem.both(known)))
     asked = run(searcher, problem.measure, 30)

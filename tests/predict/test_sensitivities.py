@@ -5,7 +5,7 @@ import pytest
 
 from evo_mpq.errors import MeasurementError
 from evo_mpq.predict.tables.options import Estimates
-from evo_mpq.predict.tables.sensitivities import filled_in, measured_sensitivities, table_genomes
+from evo_mpq.predict.tables.sensitivities import filled_in, least_table, measured_sensitivities, table_genomes
 from evo_mpq.space.genes import Gene
 from evo_mpq.space.search_space import SearchSpace
 from evo_mpq.typing import Genomes
@@ -45,8 +45,8 @@ def test_the_table_holds_the_increment_of_every_option_over_the_most_expensive_g
 
 def test_a_table_that_is_too_large_is_measured_in_part_and_filled_in_by_the_profile_over_levels():
     problem = Rounding(4)
-    table = measured_sensitivities(problem.space, problem, allowance=12)
-    assert problem.measured == len(table_genomes(problem.space, 12)) == 9
+    table = measured_sensitivities(problem.space, problem, left=24)
+    assert problem.measured == len(table_genomes(problem.space, 24)) == 9
     for layer, row in enumerate(table.losses):
         exact = problem.scale[layer] * (4.0 ** -np.array(BITS, dtype=float) - 4.0**-8)
         assert np.allclose(row[[0, 2]], exact[[0, 2]])
@@ -56,11 +56,16 @@ def test_a_table_that_is_too_large_is_measured_in_part_and_filled_in_by_the_prof
 
 def test_a_table_that_is_still_too_large_has_the_lowest_options_and_the_usual_profile():
     problem = Rounding(4)
-    table = measured_sensitivities(problem.space, problem, allowance=7)
+    table = measured_sensitivities(problem.space, problem, left=7)
     assert problem.measured == len(table_genomes(problem.space, 7)) == 5
     for layer, row in enumerate(table.losses):
         assert row[0] == pytest.approx(problem.scale[layer] * (4.0**-2 - 4.0**-8))
         assert np.allclose(row[1:-1], row[0] / 4.0 ** np.arange(1, len(BITS) - 1)) and row[-1] == 0
+
+
+def test_without_measurements_to_spare_there_is_no_table():
+    space = Rounding(4).space
+    assert len(table_genomes(space, 6)) == len(least_table(space)) == 5 and len(table_genomes(space, 5)) == 0
 
 
 def test_a_step_down_that_seems_to_help_is_worth_nothing():

@@ -22,7 +22,7 @@ from evo_mpq.predict.factored import FactoredFunction
 from evo_mpq.predict.surrogates.gaussian_process import GaussianProcess
 from evo_mpq.predict.surrogates.surrogate import ResidualModel
 from evo_mpq.predict.tables.options import OptionTable
-from evo_mpq.predict.tables.sensitivities import table_genomes
+from evo_mpq.predict.tables.sensitivities import least_table, table_genomes
 from evo_mpq.space.search_space import SearchSpace
 from evo_mpq.typing import FloatMatrix, FloatVector, Genomes, Losses
 
@@ -37,9 +37,6 @@ N_RELATIVES = 2000
 
 GENERATIONS = 5
 """Of NSGA-II on what is expected, where exact programs do not cover the trade-offs."""
-
-TABLE_SHARE = 0.5
-"""Of the budget, for a table of single options where none was measured before; a larger one is measured in part."""
 
 LEAST_TAU = 0.3
 """Rank correlation of the latest predictions below which the next batch is NSGA-II's."""
@@ -169,12 +166,10 @@ class SurrogateSearch:
 
     def _first(self, limit: int | None) -> Genomes:
         """The table of single options, unless it was measured before; in part or not at all if the budget is small."""
-        nothing = np.empty((0, self._space.n_genes), dtype=np.int64)
-        if not self._seen.new(table_genomes(self._space, 0)).any():
-            return nothing
-        allowance = None if limit is None else int(TABLE_SHARE * limit)
-        table = table_genomes(self._space, allowance)
-        return nothing if allowance is not None and len(table) > allowance else table[self._seen.new(table)]
+        if not self._seen.new(least_table(self._space)).any():
+            return np.empty((0, self._space.n_genes), dtype=np.int64)
+        table = table_genomes(self._space, limit)
+        return table[self._seen.new(table)]
 
     def _trusted(self) -> bool:
         """Whether the latest predictions ranked what was measured."""

@@ -11,22 +11,31 @@ from evo_mpq.predict.tables.options import Measure, OptionTable, one_at_a_time_g
 from evo_mpq.space.search_space import SearchSpace
 from evo_mpq.typing import BoolVector, FloatVector, Genomes
 
+FULL_SHARE = 0.6
+"""Of the measurements that are left, for the whole table."""
 
-def measured_sensitivities(space: SearchSpace, measure: Measure, allowance: int | None = None) -> OptionTable:
+COARSE_SHARE = 0.5
+"""Likewise, for two options of every gene."""
+
+LEAST_SHARE = 0.9
+"""Likewise, for the lowest option of every gene: without any table there is nothing to go by."""
+
+
+def measured_sensitivities(space: SearchSpace, measure: Measure, left: int | None = None) -> OptionTable:
     """Measures every option of every gene in the most expensive genome.
 
-    Where the whole table would take more than ``allowance`` measurements, only some options are measured, see
-    `table_genomes`; the others follow the profile over levels, see `filled_in`.
+    Where that would take too much of a budget, only some options are measured, see `table_genomes`; the others follow
+    the profile over levels, see `filled_in`.
 
     Args:
         space: of the genes.
         measure: measures genomes.
-        allowance: most measurements; None for any number.
+        left: measurements that are left of a budget; None for any number.
 
     Raises:
         MeasurementError: the most expensive genome cannot be measured.
     """
-    wanted = _wanted(space, allowance)
+    wanted = _wanted(space, left)
     losses, errors = np.full(len(wanted), np.nan), np.full(len(wanted), np.nan)
     found = measure(one_at_a_time_genomes(space)[wanted])
     losses[wanted], errors[wanted] = found.losses, found.standard_errors
@@ -40,13 +49,25 @@ def measured_sensitivities(space: SearchSpace, measure: Measure, allowance: int 
     return OptionTable(tuple(filled_in(row) for row in increments), tuple(_by_gene(space, errors[1:])), base)
 
 
-def table_genomes(space: SearchSpace, allowance: int | None = None) -> Genomes:
+def table_genomes(space: SearchSpace, left: int | None = None) -> Genomes:
     """``(n, n_genes)`` what the table measures: the most expensive genome, and options of every gene alone in it.
 
-    All options; where that is more than ``allowance``, the lowest and the middle option of each gene; where that is
-    more, too, the lowest one, however many these are.
+    All options, or the lowest and the middle one of each gene, or the lowest one, as much as a budget allows.
+
+    Args:
+        space: of the genes.
+        left: measurements that are left; None for any number.
+
+    Returns:
+        No row where even the least table would take more than nine tenths of that.
     """
-    genomes: Genomes = one_at_a_time_genomes(space)[_wanted(space, allowance)]
+    genomes: Genomes = one_at_a_time_genomes(space)[_wanted(space, left)]
+    return genomes if left is None or len(genomes) <= LEAST_SHARE * left else genomes[:0]
+
+
+def least_table(space: SearchSpace) -> Genomes:
+    """``(1 + n_genes, n_genes)`` the most expensive genome, and the lowest option of every gene alone in it."""
+    genomes: Genomes = one_at_a_time_genomes(space)[_options(space, lambda n: (0,))]
     return genomes
 
 
@@ -75,13 +96,13 @@ def filled_in(losses: FloatVector) -> FloatVector:
     return np.where(np.isfinite(losses), losses, values)
 
 
-def _wanted(space: SearchSpace, allowance: int | None) -> BoolVector:
-    """Which of `one_at_a_time_genomes` are measured: the most that are allowed of all, two or one option a gene."""
+def _wanted(space: SearchSpace, left: int | None) -> BoolVector:
+    """Which of `one_at_a_time_genomes` are measured: as many options of a gene as fit, one at least."""
     every = np.ones(1 + int((space.cardinalities - 1).sum()), dtype=bool)
-    for wanted in (every, _options(space, lambda n: (0, max(0, (n - 1) // 2) if n > 2 else 0))):
-        if allowance is None or wanted.sum() <= allowance:
-            return wanted
-    return _options(space, lambda n: (0,))
+    if left is None or every.sum() <= FULL_SHARE * left:
+        return every
+    two = _options(space, lambda n: (0, max(0, (n - 1) // 2) if n > 2 else 0))
+    return two if two.sum() <= COARSE_SHARE * left else _options(space, lambda n: (0,))
 
 
 def _options(space: SearchSpace, chosen: Callable[[int], Sequence[int]]) -> BoolVector:
@@ -97,4 +118,4 @@ def _by_gene(space: SearchSpace, values: FloatVector) -> list[FloatVector]:
     return [np.append(row, 0.0) for row in np.split(values, ends[:-1])]
 
 
-__all__ = ["filled_in", "measured_sensitivities", "table_genomes"]
+__all__ = ["filled_in", "least_table", "measured_sensitivities", "table_genomes"]

@@ -32,7 +32,8 @@ class Tables:
         measure: measures the loss of genomes, through the journal.
         compressor: makes candidates, for methods that look at weights and gradients.
         seed: of every random choice.
-        allowance: measurements that the table of sensitivities may take; None for any number.
+        left: measurements that are left before the table of sensitivities, which takes a part of them; None for any
+            number.
         methods_allowance: measurements that each method may make besides, for contributions, pairs or coefficients;
             None for any number.
     """
@@ -42,7 +43,7 @@ class Tables:
     measure: Measure
     compressor: Compressor
     seed: int = 0
-    allowance: int | None = None
+    left: int | None = None
     methods_allowance: int | None = None
 
     @cached_property
@@ -52,7 +53,7 @@ class Tables:
         Raises:
             MeasurementError: the most expensive genome cannot be measured.
         """
-        return measured_sensitivities(self.space, self.measure, self.allowance)
+        return measured_sensitivities(self.space, self.measure, self.left)
 
     @cached_property
     def contributions(self) -> Contributions:

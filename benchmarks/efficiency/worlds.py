@@ -1,0 +1,236 @@
+"""What searches measure in benchmarks: each genome once for all of them, and counted for each of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from evo_mpq.measure.executors import InProcess
+from evo_mpq.measure.measurements import Measurements
+from evo_mpq.optimize.searcher import genome_keys
+from evo_mpq.optimize.surrogate_search.models import Cost
+from evo_mpq.predict.factored import FactoredFunction
+from evo_mpq.predict.tables.options import Estimates
+from evo_mpq.problem import Problem
+from evo_mpq.typing import FloatMatrix, FloatVector, Genomes
+
+CHUNK = 64
+"""Genomes that are measured at once."""
+
+
+class Source(Protocol):
+    """Where the losses of genomes come from."""
+
+    @property
+    def seconds_each(self) -> float:
+        """CPU seconds of a measurement, on average."""
+
+    def search(self, genomes: Genomes) -> Estimates:
+        """Losses that are searched on."""
+
+    def test(self, genomes: Genomes) -> FloatVector:
+        """``(n,)`` losses on samples that are not searched."""
+
+
+class Cached:
+    """Losses of a network, each measured once and kept in a file.
+
+    Args:
+        problem: of the network.
+        file: that is read now and written by `save`.
+    """
+
+    def __init__(self, problem: Problem, file: Path) -> None:
+        self._problem = problem
+        self._file = file
+        self._executor = InProcess(problem.compressor, problem.quantities, 1 << 29)
+        self._column = [quantity.name for quantity in problem.quantities].index("kl_divergence")
+        self._known: dict[str, dict[bytes, tuple[float, float]]] = {"search": {}, "test": {}}
+        self._genomes: dict[bytes, np.ndarray] = {}
+        self._seconds, self._n = 0.0, 0
+        if file.exists():
+            with np.load(file) as arrays:
+                self._read({name: arrays[name] for name in arrays.files})
+
+    @property
+    def seconds_each(self) -> float:
+        """CPU seconds of a measurement on the search split, on average."""
+        return self._seconds / max(1, self._n)
+
+    @property
+    def genomes(self) -> Genomes:
+        """All that were measured on the search split."""
+        return np.array([self._genomes[key] for key in self._known["search"]], dtype=np.int64)
+
+    def search(self, genomes: Genomes) -> Estimates:
+        found = self._values(genomes, "search")
+        return Estimates(found[:, 0], found[:, 1])
+
+    def test(self, genomes: Genomes) -> FloatVector:
+        return self._values(genomes, "test")[:, 0]
+
+    def save(self) -> None:
+        """Writes all that is known."""
+        keys = list(self._known["search"])
+        values = np.array([self._known["search"][key] for key in keys])
+        test = np.array([self._known["test"].get(key, (np.nan, np.nan))[0] for key in keys])
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(
+            self._file,
+            genomes=self.genomes.astype(np.int8),
+            losses=values[:, 0],
+            errors=values[:, 1],
+            test=test,
+            spent=np.array([self._seconds, self._n]),
+        )
+
+    def _read(self, arrays: dict[str, np.ndarray]) -> None:
+        genomes = arrays["genomes"].astype(np.int64)
+        keys = genome_keys(genomes)
+        self._genomes = dict(zip(keys, genomes, strict=True))
+        rows = zip(keys, arrays["losses"], arrays["errors"], arrays["test"], strict=True)
+        for key, loss, error, test in rows:
+            self._known["search"][key] = (float(loss), float(error))
+            if np.isfinite(test):
+                self._known["test"][key] = (float(test), np.nan)
+        self._seconds, self._n = float(arrays["spent"][0]), int(arrays["spent"][1])
+
+    def _values(self, genomes: Genomes, split: str) -> FloatMatrix:
+        keys = genome_keys(genomes)
+        known = self._known[split]
+        new = {key: row for key, row in zip(keys, genomes, strict=True) if key not in known}
+        order = sorted(new, key=lambda key: tuple(new[key]))  # neighbors share computation
+        for start in range(0, len(order), CHUNK):
+            some = order[start : start + CHUNK]
+            self._measure([new[key] for key in some], some, split)
+        return np.array([known[key] for key in keys]).reshape(len(keys), 2)
+
+    def _measure(self, genomes: Sequence[np.ndarray], keys: Sequence[bytes], split: str) -> None:
+        began = time.process_time()
+        found = self._executor.measure(self._problem.space.decode(np.array(genomes)), split).values
+        if split == "search":
+            self._seconds += time.process_time() - began
+            self._n += len(keys)
+        pairs = zip(found.values[:, self._column], found.standard_errors[:, self._column], strict=True)
+        self._known[split].update(zip(keys, ((float(one), float(error)) for one, error in pairs), strict=True))
+        self._genomes.update(zip(keys, genomes, strict=True))
+
+
+class World:
+    """A problem whose first objective is measured, and the others are computed.
+
+    Args:
+        name: of the problem.
+        problem: with the loss first and bytes second among its objectives.
+        source: of losses.
+        costs: of the other objectives, bytes first.
+        programs: the same as sums of factors, as far as they are ones; bytes first.
+        everything: all genomes of the space, where that many were measured.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        problem: Problem,
+        source: Source,
+        costs: Sequence[Cost],
+        programs: Sequence[FactoredFunction],
+        everything: Genomes | None = None,
+    ) -> None:
+        self.name = name
+        self.problem = problem
+        self.source = source
+        self.space = problem.space
+        self.costs = tuple(costs)
+        self.programs = tuple(programs)
+        self.everything = everything
+        self.measuring = 0.0
+        """CPU seconds spent on measuring, which are not the searcher's."""
+
+    def measure(self, genomes: Genomes) -> Measurements:
+        """As a run would."""
+        began = time.process_time()
+        found = self.source.search(genomes)
+        computed = self.computed(genomes)
+        self.measuring += time.process_time() - began
+        unknown = np.full(computed.shape, np.nan)
+        return Measurements(
+            np.column_stack([found.losses, computed]),
+            np.zeros((len(genomes), 0)),
+            np.column_stack([found.standard_errors, unknown]),
+            (None,) * len(genomes),
+        )
+
+    def computed(self, genomes: Genomes) -> FloatMatrix:
+        """``(n, m - 1)`` costs."""
+        return np.stack([cost(genomes) for cost in self.costs], axis=1)
+
+
+class Exhausted(Exception):  # noqa: N818 - no error: there is a budget
+    """The budget does not reach for all that was to be measured; what it reaches for was."""
+
+
+class Ledger:
+    """What one search measures, each genome counted once, and its own CPU seconds until then.
+
+    Args:
+        world: that is measured.
+        budget: measurements.
+    """
+
+    def __init__(self, world: World, budget: int) -> None:
+        self.world = world
+        self.space = world.space
+        self.budget = budget
+        self._rows: dict[bytes, np.ndarray] = {}
+        self._own: list[float] = []
+        self._extra = 0
+        self._began = time.process_time() - world.measuring
+
+    @property
+    def left(self) -> int:
+        """Measurements that the budget still allows."""
+        return self.budget - len(self._rows) - self._extra
+
+    @property
+    def own_seconds(self) -> float:
+        """CPU seconds that were spent on anything but measuring."""
+        return time.process_time() - self.world.measuring - self._began
+
+    @property
+    def genomes(self) -> Genomes:
+        """``(n, n_genes)`` in the order of measuring."""
+        return np.array(list(self._rows.values()), dtype=np.int64).reshape(-1, self.space.n_genes)
+
+    @property
+    def own(self) -> FloatVector:
+        """``(n,)`` own CPU seconds before each was measured."""
+        return np.array(self._own)
+
+    def count(self) -> None:
+        """Counts something that is no genome of the space: the uncompressed network."""
+        self._extra += 1
+
+    def measure(self, genomes: Genomes) -> Measurements:
+        """Measurements of canonical genomes.
+
+        Raises:
+            Exhausted: the budget reaches only for some of them.
+        """
+        own = self.own_seconds
+        for key, row in zip(genome_keys(genomes), genomes, strict=True):
+            if key not in self._rows:
+                if self.left < 1:
+                    raise Exhausted
+                self._rows[key] = np.array(row)
+                self._own.append(own)
+        return self.world.measure(genomes)
+
+    def estimates(self, genomes: Genomes) -> Estimates:
+        """The measured loss alone."""
+        found = self.measure(genomes)
+        return Estimates(found.losses[:, 0], found.standard_errors[:, 0])

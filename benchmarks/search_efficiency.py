@@ -1,0 +1,344 @@
+"""How few measurements does a search need?
+
+Everything counts: tables, seeds, the uncompressed network. ``bits`` and ``joint`` are stored tables of digits_resnet
+with their exact fronts, ``kernel_switches`` is the second with a third objective that is no sum over layers, and
+``pairs_60`` is synthetic. The others are measured, each genome once for all searches, and compared with the best that
+any of them found.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.efficiency.arms import ARMS, Found
+from benchmarks.efficiency.judges import Judge, judge_of
+from benchmarks.efficiency.problems import NAMES, kinds, world
+from benchmarks.efficiency.worlds import Cached, World
+from benchmarks.presenting import show, spread
+from evo_mpq.typing import FloatVector
+
+BUDGETS: Mapping[str, tuple[int, ...]] = {"tiny_gpt": (60, 100), "pairs_60": (60, 100, 200, 300, 500)}
+DEFAULT_BUDGETS = (60, 100, 200, 400)
+SEEDS = {"tiny_gpt": 3}
+BASELINE = "sensitivity + program"
+TIE = 0.001
+"""Shares that differ by less are equal."""
+
+LOSS_OF_RANGE = 0.1
+"""Nats: the smallest network below is how far down a search reaches."""
+
+REACHED = 0.98
+REACH = 2000
+"""Measurements within which pymoo's NSGA-II may reach that share."""
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """What a search's findings are worth.
+
+    Attributes:
+        share: of the front's hypervolume.
+        regret: held-out.
+        seconds: CPU, of measuring and of searching.
+        own_seconds: of searching alone.
+        smallest: bytes of the smallest network with a loss of at most 0.1.
+        held_out: ``(9,)`` losses of what is handed over for each budget of size, at least the floor.
+        fits: ``(9,)`` whether it is within the budget.
+    """
+
+    share: float
+    regret: float
+    seconds: float
+    own_seconds: float
+    smallest: float
+    held_out: FloatVector
+    fits: np.ndarray
+
+    def ratio(self, other: Judged) -> float:
+        """Of held-out losses to another's, geometric mean over the budgets of size that both keep; 1 without any.
+
+        Where nothing fits, the smallest is handed over, whose loss is low because it is too large.
+        """
+        both = self.fits & other.fits
+        return float(np.exp(np.mean(np.log(self.held_out[both] / other.held_out[both])))) if both.any() else 1.0
+
+
+Runs = dict[tuple[str, int, int], Found]
+"""By arm, budget and seed."""
+
+
+def run_arms(place: World, names: Sequence[str], budgets: Sequence[int], n_seeds: int) -> Runs:
+    """What each arm measures with each budget and seed."""
+    runs: Runs = {}
+    for name in names:
+        arm = ARMS[name]
+        for seed in range(n_seeds if arm.chance else 1):
+            if arm.anytime:
+                found = arm.run(place, max(budgets), seed)
+                runs |= {(name, budget, seed): found.first(budget) for budget in budgets}
+            else:
+                runs |= {(name, budget, seed): arm.run(place, budget, seed) for budget in budgets}
+        for seed in range(1, 0 if arm.chance else n_seeds):
+            runs |= {(name, budget, seed): runs[name, budget, 0] for budget in budgets}
+        if isinstance(place.source, Cached):
+            place.source.save()
+        print(f"{place.name}: {name} done", flush=True)
+    return runs
+
+
+def judge(place: World) -> tuple[Judge, FloatVector]:
+    """The exact or best known front, and the held-out losses of what it hands over."""
+    genomes = place.source.genomes if isinstance(place.source, Cached) else place.everything
+    assert genomes is not None
+    found = place.source.search(genomes)
+    best = judge_of(found.losses, place.computed(genomes), found.standard_errors)
+    handed = genomes[best.rows][best.handed_over(best.losses, best.costs)]
+    return best, place.source.test(handed)
+
+
+def judged(place: World, runs: Runs, best: Judge, held_out: FloatVector) -> dict[tuple[str, int, int], Judged]:
+    """Every run's worth."""
+    results = {}
+    for key, found in runs.items():
+        losses, costs = place.source.search(found.genomes).losses, place.computed(found.genomes)
+        handed = found.genomes[best.handed_over(losses, costs)]
+        good = losses <= LOSS_OF_RANGE
+        own = place.source.test(handed)
+        results[key] = Judged(
+            best.share(losses, costs),
+            best.regret(own, held_out),
+            place.source.seconds_each * len(found.genomes) + found.own_seconds,
+            found.own_seconds,
+            float(costs[good, 0].min()) if good.any() else np.inf,
+            np.maximum(own, best.floor),
+            np.all(place.computed(handed) <= best.budgets, axis=1),
+        )
+    if isinstance(place.source, Cached):
+        place.source.save()
+    return results
+
+
+def paired(ratios: FloatVector) -> tuple[float, float, float]:
+    """Geometric mean of ratios with its 95 % interval, by t on logarithms."""
+    from scipy.stats import t
+
+    logs = np.log(ratios)
+    half = t.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / np.sqrt(len(logs)) if len(logs) > 1 else np.nan
+    return tuple(np.exp([logs.mean(), logs.mean() - half, logs.mean() + half]).tolist())  # type: ignore[return-value]
+
+
+def common_share(place: World, best: Judge, one: Found, other: Found) -> tuple[float, float]:
+    """Shares of two searches over the sizes that both reach."""
+    parts = []
+    for found in (one, other):
+        losses = place.source.search(found.genomes).losses
+        parts.append((losses, place.computed(found.genomes)))
+    smallest = max(costs[losses <= LOSS_OF_RANGE, 0].min(initial=np.inf) for losses, costs in parts)
+    within = best.from_size(min(smallest, best.costs[:, 0].max()))
+    return tuple(within.share(losses, costs) for losses, costs in parts)  # type: ignore[return-value]
+
+
+def show_problem(place: World, names: Sequence[str], budgets: Sequence[int], n_seeds: int) -> tuple[Runs, Judge]:
+    """Runs and judges all arms on a problem; prints its table and its gates."""
+    runs = run_arms(place, names, budgets, n_seeds)
+    best, held_out = judge(place)
+    results = judged(place, runs, best, held_out)
+    rows = []
+    for name in names:
+        of = {budget: [results[name, budget, seed] for seed in range(n_seeds)] for budget in budgets}
+        rows.append(
+            [
+                name,
+                *(spread([one.share for one in of[budget]]) for budget in budgets),
+                *(spread([one.regret for one in of[budget]], ".2f") for budget in budgets),
+                spread([one.seconds for one in of[max(budgets)]], ".1f"),
+                spread([one.own_seconds for one in of[max(budgets)]], ".1f"),
+            ]
+        )
+    show(
+        f"{place.name}: how few measurements does a search need?",
+        [
+            "search",
+            *(f"share at {budget}" for budget in budgets),
+            *(f"regret at {budget}" for budget in budgets),
+            f"CPU s at {max(budgets)}",
+            "its own",
+        ],
+        rows,
+        f"{place.space.n_genes} genes; front of {len(best.losses)}, floor {best.floor:.2g}; "
+        f"{1000 * place.source.seconds_each:.1f} CPU ms a measurement. Medians and ranges of {n_seeds} seeds.",
+    )
+    if {"engine", BASELINE} <= set(names):
+        show_gates(place, runs, results, best, budgets, n_seeds)
+    return runs, best
+
+
+def show_gates(
+    place: World,
+    runs: Runs,
+    results: Mapping[tuple[str, int, int], Judged],
+    best: Judge,
+    budgets: Sequence[int],
+    n_seeds: int,
+) -> None:
+    """The engine against sensitivity + program at equal measurements, and at equal CPU seconds."""
+    rows = []
+    for budget in budgets:
+        ours = [results["engine", budget, seed] for seed in range(n_seeds)]
+        theirs = [results[BASELINE, budget, seed] for seed in range(n_seeds)]
+        difference = np.median([one.share for one in ours]) - np.median([one.share for one in theirs])
+        ratio, low, high = paired(np.array([one.ratio(other) for one, other in zip(ours, theirs, strict=True)]))
+        common = [
+            common_share(place, best, runs["engine", budget, seed], runs[BASELINE, budget, seed])
+            for seed in range(n_seeds)
+        ]
+        ahead = np.median([one - other for one, other in common])
+        rows.append(
+            [
+                budget,
+                f"{difference:+.4f}",
+                "pass" if difference >= -TIE else "FAIL",
+                f"{ratio:.3f} ({low:.3f}–{high:.3f})",
+                "FAIL" if low > 1 else "pass",
+                f"{1 / theirs[0].regret:.3f}",
+                f"{ahead:+.4f}",
+                f"{np.median([one.smallest for one in ours]) / 1000:.1f} / "
+                f"{np.median([one.smallest for one in theirs]) / 1000:.1f}",
+                f"{np.median([one.seconds for one in ours]):.1f} / {np.median([one.seconds for one in theirs]):.1f}",
+            ]
+        )
+    show(
+        f"{place.name}: is the engine ever behind {BASELINE}?",
+        [
+            "measurements",
+            "share, difference of medians",
+            "gate",
+            "regret ratio where both fit (95 %)",
+            "gate",
+            "the front's own ratio",
+            "share where both reach",
+            "kB for a loss of .1",
+            "CPU s",
+        ],
+        rows,
+    )
+
+
+def measurements_to(place: World, best: Judge, found: Found, share: float) -> float:
+    """Measurements after which a search has a share; infinite if never."""
+    losses, costs = place.source.search(found.genomes).losses, place.computed(found.genomes)
+    low, high = 1, len(losses)
+    if best.share(losses, costs) < share:
+        return float("inf")
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if best.share(losses[:middle], costs[:middle]) >= share else (middle + 1, high)
+    return float(low)
+
+
+def show_reach(place: World, runs: Runs, best: Judge, n_seeds: int) -> None:
+    """Measurements that searches need for 98 %; pymoo's gets 2,000 where measuring is free."""
+    rows = []
+    for name in ("engine", "AMQ", "pymoo NSGA-II"):
+        needed = []
+        for seed in range(n_seeds):
+            of = [found for (arm, _, own), found in runs.items() if (arm, own) == (name, seed)]
+            if ARMS[name].anytime and not isinstance(place.source, Cached):
+                of = [ARMS[name].run(place, REACH, seed)]
+            needed.append(min((measurements_to(place, best, found, REACHED) for found in of), default=np.inf))
+        rows.append([name, spread(needed, ".0f")])
+    show(f"{place.name}: measurements to a share of {REACHED}", ["search", "measurements"], rows)
+
+
+def show_kinds(network: str, budget: int, n_seeds: int) -> None:
+    """What each kind of gene adds to what the engine finds: where all fronts reach, and how far down they reach."""
+    places = kinds(network)
+    runs = {
+        name: [ARMS["engine"].run(place, budget, seed) for seed in range(n_seeds)] for name, place in places.items()
+    }
+    parts = {}
+    for name, place in places.items():
+        genomes = np.unique(np.concatenate([found.genomes for found in runs[name]]), axis=0)
+        found = place.source.search(genomes)
+        parts[name] = (genomes, found.losses, place.computed(genomes), found.standard_errors)
+    every = [np.concatenate([part[column] for part in parts.values()]) for column in (1, 2, 3)]
+    owners = np.concatenate([np.full(len(part[0]), place) for place, part in enumerate(parts.values())])
+    starts = dict(zip(parts, np.cumsum([0, *(len(part[0]) for part in parts.values())]), strict=False))
+    smallest = max(float(part[2][part[1] <= LOSS_OF_RANGE, 0].min()) for part in parts.values())
+    best = judge_of(*every).from_size(smallest)
+    handed = best.rows[best.handed_over(best.losses, best.costs)]
+    names = list(parts)
+    held_out = np.array(
+        [
+            places[names[owners[row]]].source.test(parts[names[owners[row]]][0][[row - starts[names[owners[row]]]]])[0]
+            for row in handed
+        ]
+    )
+    rows = []
+    for name, place in places.items():
+        shares, regrets, sizes = [], [], []
+        for one in runs[name]:
+            losses, costs = place.source.search(one.genomes).losses, place.computed(one.genomes)
+            shares.append(best.share(losses, costs))
+            own = one.genomes[best.handed_over(losses, costs)]
+            regrets.append(best.regret(place.source.test(own), held_out))
+            sizes.append(float(costs[losses <= LOSS_OF_RANGE, 0].min()) / 1000)
+        rows.append([name, place.space.n_genes, spread(shares), spread(regrets, ".2f"), spread(sizes, ".1f")])
+        if isinstance(place.source, Cached):
+            place.source.save()
+    show(
+        f"{network}: what does each kind of gene add?",
+        ["genes", "number", "share where all reach", "held-out regret there", "kB for a loss of .1"],
+        rows,
+        f"The engine, {budget} measurements, {n_seeds} seeds; from {smallest / 1000:.1f} kB on.",
+    )
+
+
+def show_overhead(n_seeds: int) -> None:
+    """The engine's own time on 60 layers and 1,000 measurements."""
+    place = world("pairs_60")
+    each = [1000 * ARMS["engine"].run(place, 1000, seed).own_seconds / 1000 for seed in range(n_seeds)]
+    show(
+        "What does the engine cost besides measuring, 60 layers and 1,000 measurements?",
+        ["CPU ms a measurement"],
+        [[spread(each, ".1f")]],
+        f"{n_seeds} seeds.",
+    )
+
+
+def arms_for(wanted: Sequence[str] | None) -> list[str]:
+    """Those that were asked for; otherwise all but slow ones."""
+    return list(wanted) if wanted else [name for name, arm in ARMS.items() if not arm.slow]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--problems", nargs="+", default=list(NAMES), choices=list(NAMES))
+    parser.add_argument("--arms", nargs="+", default=None, choices=list(ARMS))
+    parser.add_argument("--budgets", type=int, nargs="+", default=None)
+    parser.add_argument("--seeds", type=int, default=5, help="at most three for tiny_gpt")
+    parser.add_argument("--reach", action="store_true", help="also measurements to a share of .98")
+    parser.add_argument("--kinds", action="store_true", help="only what each kind of gene adds to canvas_resnet")
+    parser.add_argument("--overhead", action="store_true", help="only the engine's own time")
+    arguments = parser.parse_args()
+    if arguments.overhead:
+        show_overhead(arguments.seeds)
+        return
+    if arguments.kinds:
+        show_kinds("canvas_resnet", max(arguments.budgets or DEFAULT_BUDGETS), arguments.seeds)
+        return
+    for name in arguments.problems:
+        place = world(name)
+        budgets = arguments.budgets or BUDGETS.get(name, DEFAULT_BUDGETS)
+        n_seeds = min(arguments.seeds, SEEDS.get(name, arguments.seeds))
+        runs, best = show_problem(place, arms_for(arguments.arms), budgets, n_seeds)
+        if arguments.reach:
+            show_reach(place, runs, best, n_seeds)
+
+
+if __name__ == "__main__":
+    main()
