@@ -18,7 +18,7 @@ from evo_mpq.optimize.seeders.seeder import Seeder
 from evo_mpq.predict.factored import FactoredFunction, NotASum
 from evo_mpq.problem import Problem
 from evo_mpq.reporters import Reporter
-from evo_mpq.results.front import Member
+from evo_mpq.results.front import Column, Member, column_of
 from evo_mpq.results.journal import Journal
 from evo_mpq.results.run_directory import RunDirectory
 from evo_mpq.session import ASIDE, Session, session_aside
@@ -31,13 +31,17 @@ class Allocation:
     Attributes:
         method: its name.
         member: the policy with its search and test values.
+        columns: what these values are, those of the search split.
+        loss: of the objective that methods minimize, on the search split.
         measurements: of distinct genomes, for its tables and its choice; earlier ones are counted, too.
-        cpu_seconds: of this process, tables and measurements included.
+        cpu_seconds: of this process, for what of this was not known from earlier ones.
         path: where it is kept in the run directory.
     """
 
     method: str
     member: Member
+    columns: tuple[Column, ...]
+    loss: float
     measurements: int
     cpu_seconds: float
     path: Path
@@ -163,7 +167,9 @@ def _choice(
         **member.to_json(),
     }
     path = directory.write_allocation(re.sub(r"[^\w.]+", "-", f"{name}-{bound}"), document)
-    return Allocation(name, member, int(spending.evaluations), seconds, path)
+    columns = tuple(map(column_of, problem.quantities))
+    loss = float(found.losses[0, problem.objectives.index(lead)])
+    return Allocation(name, member, columns, loss, int(spending.evaluations), seconds, path)
 
 
 def _member(problem: Problem, journal: Journal, genome: tuple[int, ...]) -> Member:

@@ -369,22 +369,17 @@ def allocate_config(
         ConfigError: whatever is wrong; the message names the YAML.
         KeyboardInterrupt: interrupted; what was measured is kept.
     """
-    with _told_of(config.document), RunDirectory(path) as directory:
-        problem = build_problem(config.settings, config.base, (reporter or Silent()).stage)
-        seeders = {name: plugins.resolve(name, "seeders", config.base, ("--method",)) for name in methods}
-        with stop_on_interrupt() as interrupted:
-            found = allocate(
-                problem,
-                directory,
-                seeders,
-                budget,
-                base=config.base,
-                workers=workers,
-                reporter=reporter,
-                interrupted=interrupted,
-            )
-        _write_report_again(problem, directory)
-    return found
+    with _beside_the_run(config, path, reporter) as (problem, directory, interrupted):
+        return allocate(
+            problem,
+            directory,
+            {name: plugins.resolve(name, "seeders", config.base, ("--method",)) for name in methods},
+            budget,
+            base=config.base,
+            workers=workers,
+            reporter=reporter,
+            interrupted=interrupted,
+        )
 
 
 def contribute_config(
@@ -402,21 +397,32 @@ def contribute_config(
         ConfigError: whatever is wrong; the message names the YAML.
         KeyboardInterrupt: interrupted; what was measured is kept.
     """
+    with _beside_the_run(config, path, reporter) as (problem, directory, interrupted):
+        return contribute(
+            problem,
+            directory,
+            estimator,
+            n_measurements,
+            base=config.base,
+            workers=workers,
+            reporter=reporter,
+            interrupted=interrupted,
+        )
+
+
+@contextmanager
+def _beside_the_run(
+    config: Config, path: Path, reporter: Reporter | None
+) -> Iterator[tuple[Problem, RunDirectory, Callable[[], bool]]]:
+    """The problem of a YAML, its directory, and whether to stop: for commands that add to a run's directory.
+
+    Where the run has a report, it is written anew with what they added.
+    """
     with _told_of(config.document), RunDirectory(path) as directory:
         problem = build_problem(config.settings, config.base, (reporter or Silent()).stage)
         with stop_on_interrupt() as interrupted:
-            found = contribute(
-                problem,
-                directory,
-                estimator,
-                n_measurements,
-                base=config.base,
-                workers=workers,
-                reporter=reporter,
-                interrupted=interrupted,
-            )
+            yield problem, directory, interrupted
         _write_report_again(problem, directory)
-    return found
 
 
 def _write_report_again(problem: Problem, directory: RunDirectory) -> None:

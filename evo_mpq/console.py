@@ -74,7 +74,7 @@ class ConsoleReporter:
 
     def stage(self, done: int, total: int, message: str) -> None:
         """A step before or after the search."""
-        detail = f"{done} of {total}" if total else ""
+        detail = f"{done} of {total}" if total else f"{done:,} so far" if done else ""
         self._show(message, done, total or None, detail, always=message != self._last_message)
         self._last_message = message
 
@@ -188,20 +188,22 @@ def print_allocations(found: Sequence[Allocation | NotApplicable]) -> None:
 
 
 def _allocation_table(chosen: Sequence[Allocation]) -> Table:
-    first = chosen[0].member
-    table = Table(header_style="bold")
+    first = chosen[0]
+    shared = "A measurement that several methods need counts for each; CPU s only where it was made."
+    table = Table(header_style="bold", caption=shared if chosen[1:] else None, caption_justify="left")
     table.add_column("method")
     table.add_column("id")
-    for name in [*first.search, *(f"test {name}" for name in first.test), "measurements", "CPU s"]:
-        table.add_column(name, justify="right")
-    for entry in sorted(chosen, key=lambda entry: next(iter(entry.member.search.values())) or 0.0):
+    labels = [column.label for column in first.columns]
+    for label in [*labels, *(f"test {name}" for name in first.member.test), "measurements", "CPU s"]:
+        table.add_column(label, justify="right")
+    for entry in sorted(chosen, key=lambda entry: entry.loss):
         member = entry.member
         table.add_row(
             entry.method,
             member.id,
-            *map(_number, member.search.values()),
+            *(_number(member.search.get(column.name)) for column in entry.columns),
             *(_number(None if value is None else value.value) for value in member.test.values()),
-            str(entry.measurements),
+            f"{entry.measurements:,}",
             f"{entry.cpu_seconds:.1f}",
         )
     return table

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from evo_mpq.predict.tables.tables import Tables
 from evo_mpq.problem import Problem
 from evo_mpq.space.genes import DROP_KIND, PRUNE_KIND
 from evo_mpq.space.policy import Policy
+from evo_mpq.space.search_space import SearchSpace
 from evo_mpq.typing import FloatMatrix, FloatVector, Genomes
 
 
@@ -59,8 +60,8 @@ def cost_of(problem: Problem, name: str | None = None) -> tuple[str, FactoredFun
 
     Args:
         problem: of the genomes.
-        name: of a free quantity; None for the first free objective that is a sum over layers, or else the bytes of
-            the packed file.
+        name: of a free quantity; None for the first free objective that is a sum over layers and more for the most
+            expensive genome than for the cheapest, or else the bytes of the packed file.
 
     Raises:
         NotASum: the quantity of that name is none.
@@ -68,16 +69,25 @@ def cost_of(problem: Problem, name: str | None = None) -> tuple[str, FactoredFun
     """
     free = {quantity.name: quantity for quantity in problem.quantities if quantity.form == "free"}
     if name is not None and name != "size":
-        return name, _factored(problem, _values(problem, free[name]))
+        return name, _factored(problem, _losses(problem, free[name]))
     for quantity in problem.objectives:
-        if quantity.form == "free" and quantity.name != "size":
+        if quantity.name == "size":
+            break
+        if quantity.form == "free":
             try:
-                return quantity.name, _factored(problem, _values(problem, quantity))
+                cost = _factored(problem, _losses(problem, quantity))
             except NotASum:
                 continue
-        elif quantity.name == "size":
-            break
-    return "size", _factored(problem, lambda policy: problem.compressor.packed_bytes(policy, as_candidate=True))
+            if _rises(problem.space, cost):
+                return quantity.name, cost
+    packed_bytes = problem.compressor.packed_bytes
+    return "size", _factored(problem, lambda policies: [packed_bytes(each, as_candidate=True) for each in policies])
+
+
+def _rises(space: SearchSpace, cost: FactoredFunction) -> bool:
+    """Whether more of everything costs more: a modelled error does not, and budgets on it would buy nothing."""
+    lowest, highest = cost(np.stack([space.cheapest(), space.most_expensive()]))
+    return bool(highest > lowest)
 
 
 class ComputedCost:
@@ -90,7 +100,7 @@ class ComputedCost:
 
     def __init__(self, problem: Problem, quantity: Quantity) -> None:
         self._space = problem.space
-        self._loss = _values(problem, quantity)
+        self._losses = _losses(problem, quantity)
         self._known: dict[bytes, float] = {}
 
     def __call__(self, genomes: Genomes) -> FloatVector:
@@ -99,7 +109,7 @@ class ComputedCost:
         new = [row for row, key in enumerate(keys) if key not in self._known]
         for row, policy in zip(new, self._space.decode(genomes[new]), strict=True):
             try:
-                self._known[keys[row]] = self._loss(policy)
+                self._known[keys[row]] = float(self._losses([policy])[0])
             except Exception:  # of an objective of the user's
                 self._known[keys[row]] = np.inf
         return np.array([self._known[key] for key in keys])
@@ -115,7 +125,7 @@ def computed_costs(problem: Problem) -> dict[str, Cost]:
     for quantity in quantities:
         if quantity.form == "free" and quantity.name not in costs:
             try:
-                costs[quantity.name] = _factored(problem, _values(problem, quantity))
+                costs[quantity.name] = _factored(problem, _losses(problem, quantity))
             except NotASum:
                 costs[quantity.name] = ComputedCost(problem, quantity)
     return costs
@@ -139,14 +149,23 @@ def computed_screen(problem: Problem, costs: Mapping[str, Cost]) -> Screen | Non
     return screen
 
 
-def _values(problem: Problem, quantity: Quantity) -> Callable[[Policy], float]:
-    return lambda policy: float(quantity.loss(np.array([quantity.value(Candidate(policy, problem.compressor))]))[0])
+PolicyLosses = Callable[[Sequence[Policy]], Sequence[float] | FloatVector]
+"""``n`` policies to their losses."""
 
 
-def _factored(problem: Problem, cost: Callable[[Policy], float]) -> FactoredFunction:
+def _losses(problem: Problem, quantity: Quantity) -> PolicyLosses:
+    def losses(policies: Sequence[Policy]) -> FloatVector:
+        candidates = [Candidate(policy, problem.compressor) for policy in policies]
+        quantity.prepare_all(candidates)
+        return quantity.loss(np.array([quantity.value(candidate) for candidate in candidates]))
+
+    return losses
+
+
+def _factored(problem: Problem, losses: PolicyLosses) -> FactoredFunction:
     def costs(genomes: Genomes) -> FloatVector:
         try:
-            return np.array([cost(policy) for policy in problem.space.decode(genomes)], dtype=np.float64)
+            return np.array(losses(problem.space.decode(genomes)), dtype=np.float64)
         except Exception as error:  # of an objective of the user's
             raise NotASum(f"it cannot be computed for every genome: {error}") from error
 

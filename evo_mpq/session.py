@@ -119,7 +119,7 @@ class Session:
         for start in range(0, len(left), _TEST_CHUNK):
             if self._interrupted():
                 return False
-            self.reporter.stage(start, len(left), "test values of the front")
+            self.reporter.stage(start, len(left), "measuring on the test split")
             self._add_held_out(self._measurer, left[start : start + _TEST_CHUNK])
         return True
 

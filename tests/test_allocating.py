@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,15 @@ def test_the_cost_of_a_genome_is_the_length_of_its_file(project):
     assert name == "size"
     assert np.array_equal(cost(genomes), sizes)
     assert set().union(*layer_scopes(problem)) == set(range(problem.space.n_genes))
+
+
+def test_a_modelled_error_is_a_sum_over_layers_but_no_cost_that_budgets_are_set_on(tmp_path):
+    error = '{kind: "evo_mpq.objectives.hawq_error:HAWQError"}'
+    problem = problem_of(write_project(tmp_path, YAML + f"objectives: [kl_divergence, {error}, bops, size]\n"))
+    assert cost_of(problem)[0] == "bops"
+    name, errors = cost_of(problem, "hawq_error")
+    lowest, highest = errors(np.stack([problem.space.cheapest(), problem.space.most_expensive()]))
+    assert name == "hawq_error" and lowest > highest > 0
 
 
 @pytest.mark.parametrize("method", [*MEASURED, *COMPUTED])
@@ -212,3 +222,17 @@ def test_from_python_the_same_seeds_give_the_same_front(tmp_path):
     assert [member["genome"] for member in front(tmp_path / "yaml")["members"]] == [
         list(member.genome) for member in found.front.members
     ]
+
+
+def test_the_table_has_units_says_what_is_modelled_and_begins_with_the_best(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "250")
+    error = '{kind: "evo_mpq.objectives.hawq_error:HAWQError"}'
+    yaml = write_project(tmp_path, YAML + f"objectives: [accuracy, size, {error}]\n")
+    result = command("allocate", yaml, "--method", "all", "--budget", SIZE, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    heads, *rows = [re.split(r"\s*[│┃]\s*", line)[1:-1] for line in result.stdout.splitlines() if line[:1] in "│┃"]
+    assert {"size [B]", "hawq_error [nats] (modelled)", "test accuracy"} <= set(heads)
+    accuracies = [float(row[heads.index("accuracy")]) for row in rows]
+    assert len(rows) > 5 and accuracies == sorted(accuracies, reverse=True) and accuracies[0] > accuracies[-1]
+    assert "A measurement that several methods need counts for each" in result.stdout
+    assert "measuring on the test split" in result.stderr and "of the front" not in result.output

@@ -41,7 +41,7 @@ ORDER = (
 
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 
-LEAVES = {"objectives": "measure", "search_spaces": "errors"}
+LEAVES = {"objectives": "predict", "search_spaces": "errors"}
 """Rooms that nothing imports, since they come by entry point or as files, and the lowest room each may import from."""
 
 FOREIGN = {

@@ -26,7 +26,7 @@ def test_the_notebook_runs_and_shows_how_far_it_is(tmp_path):
     ExecutePreprocessor(timeout=300).preprocess(notebook, {"metadata": {"path": str(tmp_path)}})
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     (search,) = [cell for cell in code if "evo_mpq.search" in cell.source]
-    steps = ["tracing the network", "calibrating", "measuring the uncompressed network", "test values of the front"]
+    steps = ["tracing the network", "calibrating", "measuring the uncompressed network", "measuring on the test split"]
     assert re.search(".*".join(steps), shown(search), re.DOTALL)
     said = re.match(r"([\d,]+) bytes, test accuracy (\S+); shown was (\S+)", shown(code[-1]))
     assert said, shown(code[-1])

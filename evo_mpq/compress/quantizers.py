@@ -15,7 +15,6 @@ import torch
 from torch.nn import functional
 
 UNTOUCHED_BITS = 32
-BITS = (2, 3, 4, 5, 6, 7, 8, UNTOUCHED_BITS)
 
 # Clipping candidates are fractions of the largest range; finer steps change the error by less than 1 %.
 _CLIP_STEPS = 81

@@ -115,8 +115,8 @@ class CandidateLayer:
 class Candidate:
     """A policy and what it makes of the network; everything is computed on first use.
 
-    An objective that only reads `policy`, `layers`, `network` and `packed_bytes` is free: it builds nothing,
-    so it is computed for every genome that the search thinks of. One that calls `module` is measured.
+    An objective that only reads `policy`, `layers`, `network`, `compressor` and `packed_bytes` is free: it builds
+    nothing, so it is computed for every genome that the search thinks of. One that calls `module` is measured.
 
     Args:
         policy: what is done to every layer.
@@ -131,6 +131,11 @@ class Candidate:
     def network(self) -> Network:
         """The network that is compressed."""
         return self._compressor.network
+
+    @property
+    def compressor(self) -> Compressor:
+        """What compresses the network, the same for all candidates: for what is computed from single weights."""
+        return self._compressor
 
     @cached_property
     def layers(self) -> tuple[CandidateLayer, ...]:

@@ -125,10 +125,17 @@ class OwnInputs(Protocol):
 
 
 class CalledObjective(Protocol):
-    """An objective that is a function of the candidate."""
+    """An objective that is a function of the candidate; may also have the method of `Prepares`."""
 
     def __call__(self, candidate: Candidate) -> float:
         """The candidate's value."""
+
+
+class Prepares(Protocol):
+    """A called objective that computes what several candidates need at less than their single costs."""
+
+    def prepare_all(self, candidates: Sequence[Candidate]) -> None:
+        """Told of candidates that it is about to be called with; not always, so that it must not need it."""
 
 
 class Metric(Protocol):
@@ -294,6 +301,12 @@ class Quantity:
         """
         assert self.form != "outputs", self
         return as_number(self.object(candidate), self.name)
+
+    def prepare_all(self, candidates: Sequence[Candidate]) -> None:
+        """Tells an objective that wants to know (see `Prepares`) of candidates whose values are asked for next."""
+        prepare = getattr(self.object, "prepare_all", None)
+        if callable(prepare):
+            prepare(candidates)
 
     def inputs(self, split: Split) -> Iterable[tuple[Any, Any]] | None:
         """The objective's own batches for a split (see `OwnInputs`); None: it takes the split's."""

@@ -10,8 +10,6 @@ from evo_mpq.network.graph import Graph, Node, Ref
 from evo_mpq.network.layers import Layer
 from evo_mpq.space.building import matches_by_part
 
-Shape = tuple[int | None, ...]
-
 
 @dataclass(frozen=True)
 class Block:

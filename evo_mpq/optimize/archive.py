@@ -118,10 +118,6 @@ class Archive:
         """``(n,)`` rows that were not measured and repeat no earlier row."""
         return first_of_new(genome_keys(genomes), self._rows)
 
-    def contains(self, genome: Sequence[int] | npt.NDArray[np.int64]) -> bool:
-        """Whether the genome was measured."""
-        return _key(genome) in self._rows
-
     def index(self, genome: Sequence[int] | npt.NDArray[np.int64]) -> int:
         """The row of a genome.
 

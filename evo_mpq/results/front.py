@@ -422,7 +422,7 @@ def build_front(
     names = list(by_name)
     # a journal without measurements does not know how wide its rows would be
     genomes, values = genomes.reshape(-1, space.n_genes), values.reshape(-1, len(names))
-    columns = tuple(_column(by_name[name]) for name in objectives)
+    columns = tuple(column_of(by_name[name]) for name in objectives)
     losses = np.stack([column.losses(values[:, names.index(column.name)]) for column in columns], axis=1)
     front = front_rows(losses, feasible)
     rows = {tuple(genome): row for row, genome in enumerate(np.asarray(genomes).tolist())}
@@ -499,7 +499,8 @@ def front_schema() -> dict[str, Any]:
     return schema
 
 
-def _column(quantity: Quantity) -> Column:
+def column_of(quantity: Quantity) -> Column:
+    """The column of a quantity."""
     scale: Literal["linear", "log10"] = "log10" if quantity.log_scale else "linear"
     return Column(quantity.name, quantity.unit, quantity.direction, quantity.kind, scale)
 

@@ -421,11 +421,6 @@ class Journal:
         ]
         return list(dict.fromkeys(changes))
 
-    @property
-    def asks_left(self) -> int:
-        """How many recorded asks were not asked again yet; above zero the replay has not come to its end."""
-        return sum(position >= self._asked_now.get(generation, 0) for generation, position in self._asked)
-
     def decision(self, key: str, decide: Callable[[], T]) -> T:
         """A decision that does not follow from the measurements (by the clock): as it was taken then, or now.
 

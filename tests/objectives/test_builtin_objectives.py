@@ -26,7 +26,10 @@ from evo_mpq.objectives.average_bits import AverageBits
 from evo_mpq.objectives.bops import BOPs
 from evo_mpq.objectives.cross_entropy import CrossEntropy
 from evo_mpq.objectives.error_rate import ErrorRate
+from evo_mpq.objectives.fima_error import FIMAError
+from evo_mpq.objectives.fisher_error import FisherError
 from evo_mpq.objectives.flips import Flips
+from evo_mpq.objectives.hawq_error import HAWQError
 from evo_mpq.objectives.kl_divergence import KLDivergence
 from evo_mpq.objectives.macs import MACs
 from evo_mpq.objectives.mean_squared_error import MeanSquaredError
@@ -37,7 +40,10 @@ from evo_mpq.space.policy import LayerPolicy, Policy
 
 OF_CLASSES = [Accuracy, CrossEntropy, ErrorRate, Flips, KLDivergence, Perplexity]
 OF_OUTPUTS = [*OF_CLASSES, MeanSquaredError]
+SECOND_ORDER = [FIMAError, FisherError, HAWQError]
 FREE = [AverageBits, BOPs, MACs, Parameters, Size]
+SHARED = {"evo_mpq.objectives.classes", "evo_mpq.objectives.second_order"}
+"""Modules that hold what several objectives have in common."""
 
 SHAPES = {"classes": (6, 5), "tokens": (6, 4, 5), "pixels": (6, 5, 3, 2)}
 """Shapes of outputs of six samples and five classes."""
@@ -87,7 +93,7 @@ every_objective_of_classes = pytest.mark.parametrize("objective", [cls() for cls
 def modules_of_objectives() -> list[ModuleType]:
     found = pkgutil.iter_modules(evo_mpq.objectives.__path__)
     modules = [importlib.import_module(f"evo_mpq.objectives.{module.name}") for module in found]
-    return [module for module in modules if module.__name__ != "evo_mpq.objectives.classes"]
+    return [module for module in modules if module.__name__ not in SHARED]
 
 
 class TestAllObjectives:
@@ -101,14 +107,16 @@ class TestAllObjectives:
             ]
             assert [cls.name for cls in own] == [module.__name__.rpartition(".")[2]]
             listed.update(own)
-        assert listed == {*OF_OUTPUTS, *FREE}
+        assert listed == {*OF_OUTPUTS, *FREE, *SECOND_ORDER}
 
-    @pytest.mark.parametrize("cls", [*OF_OUTPUTS, *FREE])
+    @pytest.mark.parametrize("cls", [*OF_OUTPUTS, *FREE, *SECOND_ORDER])
     def test_every_objective_is_a_quantity_that_pickles(self, cls):
         quantity = as_quantity(cls)
         assert quantity.unit == cls.unit
         assert quantity.direction == cls.direction == ("maximize" if cls is Accuracy else "minimize")
-        assert quantity.log_scale == (cls in (CrossEntropy, KLDivergence, MeanSquaredError, Perplexity))
+        logarithmic = (CrossEntropy, KLDivergence, MeanSquaredError, Perplexity, *SECOND_ORDER)
+        assert quantity.log_scale == (cls in logarithmic)
+        assert (quantity.kind == "modelled") == (cls in SECOND_ORDER)
         assert quantity.form == ("outputs" if cls in OF_OUTPUTS else "called")
         assert pickle.loads(pickle.dumps(quantity)) == quantity
 

@@ -82,16 +82,48 @@ def test_no_budgets_are_no_genomes() -> None:
     assert clado(tables.space, tables, np.zeros(0)).shape == (0, 5)
 
 
-def test_where_the_solver_finds_nothing_in_time_the_additive_model_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_the_solver_finds_nothing_within_its_limits_the_additive_model_chooses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     tables = tables_of(0)
-    n_asked = []
 
-    def slow(space: SearchSpace, loss: FactoredFunction, *rest: Any, **limits: Any) -> Any:
-        n_asked.append(len(loss.factors))
-        if len(loss.factors) > 6:  # with pairs
-            raise integer.SolverTimeout
-        return integer.integer_program(space, loss, *rest, **limits)
+    def in_vain(*args: Any, **limits: Any) -> Any:
+        raise integer.LimitReached
 
-    monkeypatch.setattr(module, "integer_program", slow)
-    assert np.all(tables.cost(clado(tables.space, tables, BUDGETS)) <= BUDGETS)
-    assert n_asked == [16, 6] * len(BUDGETS)
+    monkeypatch.setattr(module, "integer_program", in_vain)
+    found = clado(tables.space, tables, BUDGETS)
+    assert np.all(tables.cost(found) <= BUDGETS)
+    assert tables.space.legal(found).all()
+
+
+def test_no_clock_decides_what_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[dict[str, Any]] = []
+    solve: Any = vars(integer)["milp"]
+
+    def watched(*args: Any, options: dict[str, Any], **rest: Any) -> Any:
+        given.append(dict(options))
+        return solve(*args, options=options, **rest)
+
+    monkeypatch.setattr(integer, "milp", watched)
+    tables = tables_of(0)
+    clado(tables.space, tables, BUDGETS)
+    assert len(given) >= len(BUDGETS)
+    assert all(options == {"mip_rel_gap": 0.0, "node_limit": module.MOST_NODES} for options in given)
+
+
+def test_a_program_of_many_pairs_holds_the_strongest_and_exchanges_see_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = tables_of(2)
+    sizes = []
+    solve: Any = vars(module)["integer_program"]
+
+    def watched(space: SearchSpace, loss: FactoredFunction, *rest: Any, **limits: Any) -> Any:
+        sizes.append(sum(factor.table.size for factor in loss.factors if len(factor.genes) > 1))
+        return solve(space, loss, *rest, **limits)
+
+    monkeypatch.setattr(module, "integer_program", watched)
+    whole = clado(tables.space, tables, BUDGETS)
+    monkeypatch.setattr(module, "MOST_ENTRIES", 50)
+    few = clado(tables.space, tables, BUDGETS)
+    assert sizes == [160] * len(BUDGETS) + [48] * len(BUDGETS)
+    assert np.all(tables.cost(few) <= BUDGETS)
+    assert loss_of(2)(whole).sum() <= loss_of(2)(few).sum()

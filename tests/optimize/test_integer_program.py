@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from evo_mpq.optimize.programs.exchange import exchanged
-from evo_mpq.optimize.programs.integer import SolverTimeout, integer_program, integer_programs
+from evo_mpq.optimize.programs.integer import LimitReached, integer_program, integer_programs
 from evo_mpq.predict.factored import Factor, FactoredFunction
 from evo_mpq.space.building import SpaceGroup, SpaceLayer, build_space
 from evo_mpq.space.search_space import SearchSpace
@@ -131,11 +131,11 @@ def test_an_infeasible_budget_is_told_with_the_lowest_cost() -> None:
     assert cost(integer_program(space, loss, cost, lowest)[None])[0] == lowest
 
 
-def test_no_time_is_an_error_of_its_own() -> None:
+def test_no_node_is_an_error_of_its_own() -> None:
     space, loss, cost = random_problem(3, 4)
     budget = float(np.quantile(cost(everything(space)), 0.01))
-    with pytest.raises(SolverTimeout, match="found no genome"):
-        integer_program(space, loss, cost, budget, seconds=0.0)
+    with pytest.raises(LimitReached, match="found no genome"):
+        integer_program(space, loss, cost, budget, nodes=0)
 
 
 def test_what_is_found_at_the_limit_is_returned() -> None:

@@ -13,6 +13,7 @@ from evo_mpq.predict.tables.interactions import (
     InteractionTable,
     all_pairs,
     chosen_shrinkage,
+    limited,
     measured_interactions,
     module_blocks,
     option_matrix,
@@ -112,15 +113,11 @@ def test_what_is_inside_of_a_dropped_block_does_not_matter() -> None:
     assert model(raw) == pytest.approx(model(space.canonical(raw)), abs=1e-12)
 
 
-def test_interactions_are_symmetric_and_zero_at_the_base_options() -> None:
+def test_interactions_of_every_pair_are_known_and_zero_at_the_base_options() -> None:
     space = bits_space()
     _, interactions = tables_of(space, Measuring(quadratic_loss(space, 0)))
-    for i, j in itertools.combinations(range(space.n_genes), 2):
-        table = interactions.between(i, j)
-        assert table is not None
-        reverse = interactions.between(j, i)
-        assert reverse is not None
-        assert np.array_equal(table, reverse.T)
+    for pair in itertools.combinations(range(space.n_genes), 2):
+        table = interactions.pairs[pair]
         assert not table[-1].any()
         assert not table[:, -1].any()
         assert np.all(table[:-1, :-1] != 0)
@@ -327,3 +324,12 @@ def test_many_genes_are_paired_within_modules_only() -> None:
     assert worthwhile_pairs(space, sensitivities) == [(2 * i, 2 * i + 1) for i in range(31)]
     few = bits_space()
     assert worthwhile_pairs(few, OptionTable.of([np.zeros(4)] * 5)) == all_pairs(few)
+
+
+def test_the_strongest_pairs_stay_and_those_of_equal_strength_in_their_order() -> None:
+    tables = {(0, 1): 1.0, (0, 2): 3.0, (1, 2): 0.0, (1, 3): 1.0}
+    pairs = {pair: np.array([[height, 0.0], [0.0, 0.0]]) for pair, height in tables.items()}
+    found = InteractionTable(pairs, {}, shrinkage=0.5, n_measurements=7)
+    kept = [list(limited(found, most).pairs) for most in (3, 4, 11, 16)]
+    assert kept == [[], [(0, 2)], [(0, 1), (0, 2)], [*pairs]]
+    assert (limited(found, 4).shrinkage, limited(found, 4).n_measurements) == (0.5, 7)

@@ -20,6 +20,7 @@ from evo_mpq.predict.statistics.curvature import calibration_chunks, class_dim, 
 from evo_mpq.predict.statistics.fisher import fisher_diagonal
 from evo_mpq.predict.statistics.output_fisher import OutputFisher, nystroem, output_fishers, output_losses
 from evo_mpq.predict.statistics.perturbations import (
+    REMOVED,
     is_float,
     option_forms,
     perturbation,
@@ -203,7 +204,7 @@ def test_output_losses_are_quadratic_forms_of_what_changed_weights_do_to_outputs
     compressor = networks.compressor_of(name)
     network = compressor.network
     fishers = output_fishers(network, rank=3)
-    forms = {layer.name: [WeightForm(2), WeightForm(6), WeightForm(32)] for layer in network.layers}
+    forms = {layer.name: [WeightForm(2), WeightForm(6), REMOVED, WeightForm(32)] for layer in network.layers}
     found = output_losses(compressor, fishers, forms)
 
     def outputs_with(weights: dict[str, Tensor], node: str) -> Tensor:
@@ -221,8 +222,9 @@ def test_output_losses_are_quadratic_forms_of_what_changed_weights_do_to_outputs
         if layer.shared:
             continue  # what its first use changes reaches the second one
         (use,) = layer.uses
-        for form in forms[layer.name][:2]:
-            changed = {layer.parameter: compressor.bank(layer, form).values}
+        for form in forms[layer.name][:3]:
+            weight = network.tensors[layer.parameter]
+            changed = {layer.parameter: 0 * weight if form == REMOVED else compressor.bank(layer, form).values}
             errors = outputs_with(changed, use.node) - outputs_with({}, use.node)
             expected = fishers[use.node].quadratic(by_channel(errors, use.channel_axis)).mean() / 2
             assert found[layer.name, form] == pytest.approx(float(expected), rel=1e-5)
@@ -325,6 +327,7 @@ def test_a_perturbation_and_the_float_weight_are_the_weight_of_the_bank(bits: in
         weight, form = compressor.network.tensors[layer.parameter], WeightForm(bits)
         change = perturbation(compressor, layer, form)
         assert torch.allclose(weight + change, compressor.bank(layer, form).values, atol=1e-6)
+        assert torch.equal(perturbation(compressor, layer, REMOVED), -weight)
         alone = weighted_squares(compressor, {layer.name: [form]}, {layer.name: 3.0})
         assert alone[layer.name, form] == pytest.approx(3 * float(change.square().sum()), rel=1e-5)
     assert is_float(WeightForm(32)) and not is_float(WeightForm(32, 0.5))

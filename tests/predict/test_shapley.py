@@ -434,15 +434,18 @@ def test_single_players_are_drawn_as_often_as_any_other_size() -> None:
     np.testing.assert_allclose(counts, [40 / 9.5] * 9 + [20 / 9.5], atol=0.25)
 
 
+@pytest.mark.parametrize("estimator", ["exact", "kernel"])
 @pytest.mark.parametrize("n", [5, 8])
-def test_exact_contributions_of_binary_games_are_those_of_shapiq(n: int) -> None:
-    shapiq = pytest.importorskip("shapiq")
+def test_contributions_to_binary_games_whose_coalitions_are_all_measured_are_those_of_shapiq(
+    n: int, estimator: str
+) -> None:
+    shapiq = pytest.importorskip("shapiq", reason="shapiq is not installed: pip install shapiq==1.4.1")
     space = chain(n, (2, 4))
     loss = random_loss(space, 1)
     base = loss(space.most_expensive()[None])[0]
     computer = shapiq.ExactComputer(n_players=n, game=lambda coalitions: loss(1 - coalitions.astype(np.int64)) - base)
     oracle = computer("SV").get_n_order_values(1)
-    np.testing.assert_allclose(estimated("exact", space, loss, PLENTY).totals, oracle, rtol=1e-8)
+    np.testing.assert_allclose(estimated(estimator, space, loss, PLENTY).totals, oracle, rtol=1e-8)
 
 
 def test_the_shapley_seeder_finds_the_best_genomes_of_an_additive_loss() -> None:

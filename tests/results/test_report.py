@@ -273,8 +273,8 @@ def test_a_finished_run_never_promises_values_that_will_not_come(two):
 
 
 def test_a_front_that_does_not_follow_from_its_settings_says_so(two):
-    front, _, meta = two
-    assert [status.title for status in statuses({**front, "reproducible": False}, meta)] == [
+    front, _, _ = two
+    assert [status.title for status in statuses({**front, "reproducible": False})] == [
         "Finished",
         "Not reproducible",
     ]

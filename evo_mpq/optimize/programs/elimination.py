@@ -155,7 +155,7 @@ def best_genomes(
 
     Raises:
         ValueError: a budget is below the lowest cost.
-        SolverTimeout: the integer program found nothing in time.
+        LimitReached: the integer program found nothing within its limits.
     """
     bounds = [float(budget) for budget in budgets]
     try:

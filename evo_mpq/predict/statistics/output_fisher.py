@@ -15,7 +15,7 @@ from evo_mpq.network.graph import Graph, Node, constant, operator, run, substitu
 from evo_mpq.network.layers import Use
 from evo_mpq.network.network import Network
 from evo_mpq.predict.statistics.curvature import calibration_chunks, pulled_back, random_signs, watched
-from evo_mpq.predict.statistics.perturbations import is_float
+from evo_mpq.predict.statistics.perturbations import is_float, weight_in
 
 PROBES = 8
 """Backward passes per chunk of the calibration split."""
@@ -144,7 +144,7 @@ def output_losses(
                 return
             layer, use = layers[node.name]
             for form in wanted[layer.name]:
-                own = {**network.tensors, layer.parameter: compressor.bank(layer, form).values}
+                own = {**network.tensors, layer.parameter: weight_in(compressor, layer, form)}
                 errors = _by_channel(_recomputed(network.graph, node, held, own) - value, use)
                 # the sum over samples of the mean over positions, whose Fisher is a sum over them
                 sums[layer.name, form] += n * 0.5 * float(fishers[node.name].quadratic(errors).mean())

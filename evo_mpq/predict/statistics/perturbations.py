@@ -15,11 +15,15 @@ from evo_mpq.compress.quantizers import UNTOUCHED_BITS
 from evo_mpq.network.layers import Layer
 from evo_mpq.predict.tables.options import one_at_a_time_genomes
 from evo_mpq.space.genes import PRUNE_KIND
+from evo_mpq.space.policy import Policy
 from evo_mpq.space.search_space import SearchSpace
 from evo_mpq.typing import FloatVector
 
 WEIGHT_KINDS = ("weight_bits", PRUNE_KIND)
 """Kinds of genes that change weights."""
+
+REMOVED = WeightForm(0)
+"""The form of a layer that is not computed: no bits, as if its weight were zero."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,10 +91,28 @@ def is_float(form: WeightForm) -> bool:
     return form.bits == UNTOUCHED_BITS and not form.pruned
 
 
+def forms_of(compressor: Compressor, policy: Policy) -> dict[str, WeightForm]:
+    """The form of every layer's weight under a policy; `REMOVED` where all that reads it lies in dropped blocks."""
+    computed = compressor.computed_nodes(policy)
+    return {
+        layer.name: compressor.channels.form(policy, layer)
+        if any(use.node in computed for use in layer.uses)
+        else REMOVED
+        for layer in compressor.network.layers
+    }
+
+
+def weight_in(compressor: Compressor, layer: Layer, form: WeightForm) -> Tensor:
+    """A layer's weight in a form, in the shape of the network's parameter."""
+    weight = compressor.network.tensors[layer.parameter]
+    if form == REMOVED:
+        return torch.zeros_like(weight)
+    return weight if is_float(form) else compressor.bank(layer, form).values
+
+
 def perturbation(compressor: Compressor, layer: Layer, form: WeightForm) -> Tensor:
     """``ΔW``: a layer's weight in a form minus the float weight, in the weight's shape."""
-    weight = compressor.network.tensors[layer.parameter]
-    return torch.zeros_like(weight) if is_float(form) else compressor.bank(layer, form).values - weight
+    return weight_in(compressor, layer, form) - compressor.network.tensors[layer.parameter]
 
 
 def weighted_squares(

@@ -54,11 +54,6 @@ class InteractionTable:
     shrinkage: float = 1.0
     n_measurements: int = 0
 
-    def between(self, first: int, second: int) -> FloatMatrix | None:
-        """``(cardinality_first, cardinality_second)`` interactions of two genes in this order; None if unknown."""
-        found = self.pairs.get((min(first, second), max(first, second)))
-        return found if found is None or first < second else found.T
-
     def shrunk(self, shrinkage: float) -> InteractionTable:
         """The same measurements, trusted differently."""
         return replace(self, shrinkage=shrinkage)
@@ -187,6 +182,17 @@ def chosen_shrinkage(interactions: FloatVector, standard_errors: FloatVector) ->
     if square == 0:
         return UNKNOWN_ERRORS_SHRINKAGE
     return float(np.clip(1 - np.mean(standard_errors[known] ** 2) / square, 0.0, 1.0))
+
+
+def limited(interactions: InteractionTable, most: int) -> InteractionTable:
+    """The same without the weakest pairs, so that the tables of those that stay have at most ``most`` entries.
+
+    A pair is as strong as its interactions differ; of equal ones the first stay.
+    """
+    ordered = sorted(interactions.pairs, key=lambda pair: -float(np.ptp(interactions.pairs[pair])))
+    sizes = np.cumsum([interactions.pairs[pair].size for pair in ordered])
+    kept = set(ordered[: int(np.searchsorted(sizes, most, side="right"))])
+    return replace(interactions, pairs={pair: table for pair, table in interactions.pairs.items() if pair in kept})
 
 
 def quadratic(
@@ -324,6 +330,7 @@ __all__ = [
     "InteractionTable",
     "all_pairs",
     "chosen_shrinkage",
+    "limited",
     "measured_interactions",
     "module_blocks",
     "option_matrix",

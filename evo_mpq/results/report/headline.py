@@ -116,7 +116,7 @@ def gains(front: Document, member: Document) -> list[str]:
     return [text for text in found if text is not None]
 
 
-def statuses(front: Document, meta: Document) -> list[Status]:
+def statuses(front: Document) -> list[Status]:
     """Whether the run is finished, and whether its front follows from its settings alone."""
     if front["finished"]:
         shown = [Status("good", "Finished", "")]

@@ -110,7 +110,7 @@ def report_data(front: Mapping[str, Any], candidates: Mapping[str, Any], meta: M
         "run": str(meta["run"]),
         "subtitle": subtitle(meta),
         "searched": searched_sentence(front, meta),
-        "statuses": [asdict(status) for status in statuses(front, meta)],
+        "statuses": [asdict(status) for status in statuses(front)],
         "figures": [asdict(figure) for figure in figures(front, meta)],
         "emptiness": emptiness(front, candidates),
         "cost": cost_sentence(front, meta),
