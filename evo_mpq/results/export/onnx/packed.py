@@ -1,0 +1,97 @@
+"""Weights of 2 to 7 bits as packed bytes, and the constant subgraph that turns them into 8-bit integers.
+
+A code of ``b`` bits is cut into planes of 4, 2 and 1 bits (7 = 4 + 2 + 1), each packed without a gap. Each byte of a
+plane is a row of a constant table of 256 rows that holds the codes in it, already in their place and scaled; so a
+``Gather`` unpacks it, and the planes are added. A runtime computes all of that once, while it loads the file. Shifts
+and masks of bits say the same in fewer nodes, but OpenVINO computes them wrongly.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from evo_mpq.results.export.onnx.model import OnnxModel
+
+Codes = npt.NDArray[np.int64]
+
+PLANES = (4, 2, 1)
+"""Bits of the planes that a code is cut into."""
+
+
+def planes_of(bits: int) -> tuple[tuple[int, int], ...]:
+    """Width and lowest bit of each plane of codes of ``bits`` bits.
+
+    >>> planes_of(7), planes_of(3)
+    (((4, 3), (2, 1), (1, 0)), ((2, 1), (1, 0)))
+    """
+    planes, rest = [], bits
+    for width in PLANES:
+        if rest >= width:
+            rest -= width
+            planes.append((width, rest))
+    return tuple(planes)
+
+
+def pack_plane(codes: Codes, width: int, lowest: int) -> npt.NDArray[np.uint8]:
+    """The bits ``lowest … lowest + width - 1`` of every code, packed into bytes, the first code in the lowest bits.
+
+    >>> pack_plane(np.array([1, 2, 3, 0, 3]), 2, 0).tolist()
+    [57, 3]
+    """
+    per_byte = 8 // width
+    parts = (codes.reshape(-1) >> lowest) & (2**width - 1)
+    padded = np.zeros(-(-len(parts) // per_byte) * per_byte, dtype=np.int64)
+    padded[: len(parts)] = parts
+    shifts = np.arange(per_byte) * width
+    return (padded.reshape(-1, per_byte) << shifts).sum(1).astype(np.uint8)
+
+
+def plane_table(model: OnnxModel, width: int, factor: int) -> str:
+    """``(256, 8 / width)`` int32: the codes in each byte of a plane, times a factor.
+
+    It is computed by the runtime, too, since stored tables would be a tenth of a small network: the codes in byte ``i``
+    are ``i / 2^(k width) mod 2^width`` for ``k = 0, 1, …``.
+    """
+    name = f"unpack{width}x{factor}"
+    if not model.has(name):
+        integers = {end: model.constant(np.array(end, dtype=np.int32), f"number{end}") for end in (0, 1, 256)}
+        (bytes_,) = model.node("Range", [integers[0], integers[256], integers[1]], "bytes")
+        (column,) = model.node("Reshape", [bytes_, model.constant(np.array([256, 1]), "column")], "bytes.column")
+        powers = model.constant((1 << np.arange(8 // width) * width).astype(np.int32), f"powers{width}")
+        (parts,) = model.node("Div", [column, powers], f"{name}.shifted")
+        (parts,) = model.node("Mod", [parts, model.constant(np.array(2**width, dtype=np.int32), "base")], f"{name}.part")
+        model.node("Mul", [parts, model.constant(np.array(factor, dtype=np.int32), "factor")], name)
+    return name
+
+
+def unpacked(model: OnnxModel, codes: Codes, bits: int, factor: int, offset: int, name: str) -> str:
+    """The name of an int8 tensor of ``codes · factor - offset``, stored in ``bits`` bits a code.
+
+    Args:
+        model: that it is written to.
+        codes: of any shape, ``0 … 2**bits - 1``.
+        bits: of a code, 2 … 7.
+        factor: what the codes are multiplied with; the largest product fits into a byte.
+        offset: what is subtracted then; the result fits into a signed byte.
+        name: of the weight, for names.
+    """
+    assert (2**bits - 1) * factor < 256, "products are unsigned bytes"
+    total = None
+    for width, lowest in planes_of(bits):
+        plane = f"{name}.bits{lowest}" if width == 1 else f"{name}.bits{lowest}-{lowest + width - 1}"
+        packed = model.constant(pack_plane(codes, width, lowest), plane)
+        table = plane_table(model, width, factor << lowest)
+        (rows,) = model.node("Cast", [packed], f"{plane}.rows", to=model.element_type("int32"))
+        (parts,) = model.node("Gather", [table, rows], f"{plane}.gather")
+        flat = model.constant(np.array([-1], dtype=np.int64), "flat")
+        (parts,) = model.node("Reshape", [parts, flat], f"{plane}.flat")
+        if len(pack_plane(codes, width, lowest)) * (8 // width) != codes.size:
+            ends = [model.constant(np.array([end], dtype=np.int64), f"at{end}") for end in (0, codes.size)]
+            (parts,) = model.node("Slice", [parts, *ends], f"{plane}.slice")
+        total = parts if total is None else model.node("Add", [total, parts], f"{plane}.sum")[0]
+    assert total is not None
+    (shifted,) = model.node("Sub", [total, model.constant(np.array(offset, dtype=np.int32), f"by{offset}")], f"{name}.signed")
+    (narrow,) = model.node("Cast", [shifted], f"{name}.int8", to=model.element_type("int8"))
+    shape = model.constant(np.array(codes.shape, dtype=np.int64), "shape")
+    return model.node("Reshape", [narrow, shape], f"{name}.codes")[0]

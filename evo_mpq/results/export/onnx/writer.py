@@ -1,0 +1,244 @@
+"""What is written of a network, and what is known of it while it is: values, shapes, channels that remain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+
+from evo_mpq.compress.compressor import Compressor
+from evo_mpq.compress.module import CompressedModule
+from evo_mpq.compress.quantizers import ActivationGrid
+from evo_mpq.errors import ExportError
+from evo_mpq.network.blocks import active_nodes
+from evo_mpq.network.graph import Node, run
+from evo_mpq.network.network import Network
+from evo_mpq.results.export.onnx.channels import Kept, cut_constant
+from evo_mpq.results.export.onnx.model import Array, OnnxModel
+
+Linear: TypeAlias = Literal["qdq", "nbits"]
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor of the ONNX graph.
+
+    Attributes:
+        name: of the tensor.
+        dtype: as torch calls it.
+    """
+
+    name: str
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class Size:
+    """A whole number that depends on the batch: the name of an int64 tensor of one element."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Options:
+    """What may be chosen about an ONNX file.
+
+    Attributes:
+        linear: how linear layers with 4-bit weights and float activations are stored: ``"nbits"`` as blocks of 4-bit
+            integers, which ONNX Runtime runs with its own kernel; ``"qdq"`` unpacks them into floats at load.
+        portable: weights so that kernels for processors without VNNI instructions cannot saturate: 8-bit weights are
+            stored as unsigned integers, whose kernels are slower and add up without loss.
+    """
+
+    linear: Linear = "qdq"
+    portable: bool = False
+
+
+class Writer:
+    """One compressed network while it becomes an ONNX model.
+
+    Args:
+        compressor: of the run.
+        module: what it made of a policy.
+        options: how.
+
+    Attributes:
+        model: what is written.
+        network: the traced one.
+        state: of the compressed network.
+        options: how.
+        values: of every node that was translated.
+        tensors: the network's state as the policy leaves it.
+        dropped: blocks that are left out, by the node that would be their output.
+        active: names of the nodes that are needed.
+        node: that is being translated.
+    """
+
+    def __init__(self, compressor: Compressor, module: CompressedModule, options: Options) -> None:
+        self.model = OnnxModel()
+        self.network: Network = compressor.network
+        self.state = module.state
+        self.options = options
+        self.values: dict[str, Any] = {}
+        self.tensors = {**self.network.tensors, **self._compressed_parameters()}
+        self.dropped = {block.output: block for block in compressor.dropped(self.state.policy)}
+        self.active = active_nodes(self.network.graph, list(self.dropped.values()))
+        self._examples = _examples(self.network)
+        self._kept: dict[str, Kept] = {}
+        self._rounded: dict[tuple[str, int, float, int], str] = {}
+        self.node: Node | None = None
+
+    def _compressed_parameters(self) -> dict[str, torch.Tensor]:
+        weights = self.state.weights
+        return {layer.parameter: weights[layer.name].values for layer in self.network.layers if layer.name in weights}
+
+    # What is known of nodes
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of a node's value for an example of two samples, with all channels."""
+        return tuple(self._examples[name][0])
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Of a node's value."""
+        return self._examples[name][1]
+
+    def kept(self, name: str) -> Kept:
+        """What remains of a node's value once pruned channels are cut out."""
+        return self._kept.get(name, {})
+
+    def keep(self, name: str, kept: Kept) -> None:
+        """Says what remains of a node's value."""
+        if kept:
+            self._kept[name] = kept
+
+    # Writing
+
+    def emit(self, op: str, *inputs: Any, n_outputs: int = 1, **attributes: Any) -> Any:
+        """Adds an operation, named like the node that is translated; its output's name, or the list of them."""
+        names = [self.name_of(value) for value in inputs]
+        outputs = self.model.node(op, names, self.label, n_outputs, **attributes)
+        return outputs[0] if n_outputs == 1 else outputs
+
+    @property
+    def label(self) -> str:
+        """Name for what is written now: the module's path and the traced node's name."""
+        assert self.node is not None
+        return f"{self.node.module}/{self.node.name}" if self.node.module else self.node.name
+
+    def name_of(self, value: Any, dtype: torch.dtype | None = None) -> str:
+        """The name of a tensor that holds a value; one that is given as a name already has it.
+
+        Args:
+            value: a name, a `Value` or `Size`, a torch tensor, a numpy array or a number; None is an input that is left out.
+            dtype: of a number or a constant tensor.
+        """
+        if value is None:
+            return ""
+        if isinstance(value, str):
+            return value
+        if isinstance(value, Value | Size):
+            return value.name
+        if isinstance(value, np.ndarray | np.generic):
+            return self.model.constant(np.asarray(value), f"{self.label}.constant")
+        tensor = value if isinstance(value, torch.Tensor) else torch.tensor(value)
+        if dtype is not None:
+            tensor = tensor.to(dtype)
+        elif not isinstance(value, torch.Tensor) and tensor.is_floating_point():
+            tensor = tensor.float()
+        return self.model.constant(_as_array(tensor), f"{self.label}.constant")
+
+    def operand(self, value: Any, dtype: torch.dtype) -> str:
+        """The name of an operand of an elementwise operation, of a type; constants lose channels that are gone."""
+        assert self.node is not None
+        if isinstance(value, torch.Tensor) and (kept := self.kept(self.node.name)):
+            shape = self.shape(self.node.name)
+            value = cut_constant(value, len(shape), kept, shape)
+        if not isinstance(value, Value | Size):
+            return self.name_of(value, dtype)
+        own = torch.int64 if isinstance(value, Size) else value.dtype
+        return value.name if own == dtype else str(self.emit("Cast", value, to=self.onnx_type(dtype)))
+
+    def onnx_type(self, dtype: torch.dtype) -> int:
+        """ONNX's number of a type."""
+        return self.model.element_type(str(dtype).removeprefix("torch."))
+
+    def integers(self, values: Sequence[Any]) -> str:
+        """The name of an int64 vector of whole numbers, some of which may depend on the batch."""
+        if not any(isinstance(value, Size) for value in values):
+            return self.name_of(np.array([int(value) for value in values], dtype=np.int64))
+        parts: list[str] = []
+        fixed: list[int] = []
+        for value in [*values, None]:
+            if isinstance(value, int):
+                fixed.append(value)
+                continue
+            if fixed:
+                parts.append(self.name_of(np.array(fixed, dtype=np.int64)))
+                fixed = []
+            if value is not None:
+                parts.append(self.name_of(value))
+        return parts[0] if len(parts) == 1 else str(self.emit("Concat", *parts, axis=0))
+
+    def rounded(self, source: str, grid: ActivationGrid) -> Value:
+        """A node's value on a grid: quantized to uint8 and dequantized, once for all that read it.
+
+        Grids of fewer than 8 bits use the first codes of the byte; larger ones are cut off as integers, which leaves
+        the layers around in integers, too. A rectifier in front is left out where the grid ends where it does.
+        """
+        return self.on_grid(self.values[self._before_rectifiers(source, grid)], grid)
+
+    def on_grid(self, source: Any, grid: ActivationGrid) -> Value:
+        """A value on a grid, see `rounded`."""
+        value = self.name_of(source)
+        key = (value, grid.bits, grid.scale, grid.zero_point)
+        if key not in self._rounded:
+            base = f"{value}.{grid.bits}bits"
+            scale = self.model.constant(np.array(grid.scale, dtype=np.float32), f"{base}.scale")
+            zero = self.model.constant(np.array(grid.zero_point, dtype=np.uint8), f"{base}.zero")
+            (codes,) = self.model.node("QuantizeLinear", [value, scale, zero], f"{base}.quantized")
+            if grid.bits < 8:
+                highest = self.model.constant(np.array(2**grid.bits - 1, dtype=np.uint8), f"{base}.highest")
+                (codes,) = self.model.node("Clip", [codes, "", highest], f"{base}.clipped")
+            (self._rounded[key],) = self.model.node("DequantizeLinear", [codes, scale, zero], f"{base}")
+        return Value(self._rounded[key], torch.float32)
+
+    def _before_rectifiers(self, source: str, grid: ActivationGrid) -> str:
+        """The node in front of rectifiers that change nothing once the value is on the grid."""
+        node = self.network.graph[source]
+        while node.target in ("aten.relu.default", "aten.hardtanh.default") and node.name not in self.dropped:
+            low, high = (0.0, None) if node.target == "aten.relu.default" else (*node.args[1:3], -1.0, 1.0)[:2]
+            codes = np.round(np.float32(low) / np.float32(grid.scale)) + grid.zero_point
+            if codes > 0 or (high is not None and np.round(high / grid.scale) + grid.zero_point < 2**grid.bits - 1):
+                break
+            before = node.args[0].node
+            if not isinstance(self.values.get(before), Value):
+                break
+            node = self.network.graph[before]
+        return node.name
+
+    def edge(self, name: str) -> Value | None:
+        """A node's value on the grid of its edge, None where it has none."""
+        grid = self.state.edge_grids.get(name)
+        return None if grid is None else self.rounded(name, grid)
+
+
+def _examples(network: Network) -> Mapping[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Shape and type of every tensor of the graph for two samples of zeros."""
+    found: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
+
+    def visit(node: Node, value: Any) -> None:
+        if isinstance(value, torch.Tensor):
+            found[node.name] = tuple(value.shape), value.dtype
+
+    with torch.no_grad():
+        run(network.graph, network.tensors, [entry.zeros() for entry in network.signature], visit)
+    return found
+
+
+def _as_array(tensor: torch.Tensor) -> Array:
+    if tensor.is_complex():
+        raise ExportError("ONNX files hold no complex numbers; nothing was written.")
+    return np.asarray(tensor.detach().contiguous().numpy())
