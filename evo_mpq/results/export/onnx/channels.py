@@ -6,6 +6,7 @@ that give them have fewer outputs, and whatever lies between these and the layer
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -36,13 +37,16 @@ _REDUCTIONS = ("aten.mean.dim", "aten.sum.dim_IntList", "aten.amax.default", "at
 Shape = tuple[int, ...]
 
 
-def kept_after(node: Node, kept: Callable[[str], Kept], shape: Callable[[str], Shape]) -> Kept:
+def kept_after(
+    node: Node, kept: Callable[[str], Kept], shape: Callable[[str], Shape], varies: Callable[[str], bool]
+) -> Kept:
     """What remains of an operation's output, by what remains of its inputs.
 
     Args:
         node: no layer; layers know their own channels.
         kept: what remains of another node's value.
         shape: of a node's value for an example, with all channels.
+        varies: whether a node's value is computed from the batch; constants are cut to fit.
 
     Raises:
         ExportError: the operation mixes channels some of which are removed.
@@ -77,21 +81,32 @@ def kept_after(node: Node, kept: Callable[[str], Kept], shape: Callable[[str], S
         return {other - (shift and other > axis): at for other, at in given.items()}
     if node.target == "aten.cat.default":
         return _concatenated(node, kept, shape)
-    return _alike(node, cut, kept, shape)
+    return _alike(node, kept, shape, varies)
 
 
-def _alike(node: Node, cut: Sequence[str], kept: Callable[[str], Kept], shape: Callable[[str], Shape]) -> Kept:
-    """Of an operation that leaves channels where they are: element by element, pooling, normalization."""
-    target, found = shape(node.name), {}
-    for name in cut:
-        source = shape(name)
+def _alike(
+    node: Node, kept: Callable[[str], Kept], shape: Callable[[str], Shape], varies: Callable[[str], bool]
+) -> Kept:
+    """Of an operation that leaves channels where they are: element by element, pooling, normalization.
+
+    Where a layer between two groups of channels is dropped, an addition meets both, and has the channels of either.
+    """
+    target = shape(node.name)
+    found: dict[int, list[Positions]] = {}
+    operands = [name for name in node.inputs if varies(name)]
+    for name in operands:
         for axis, at in kept(name).items():
-            place = axis + len(target) - len(source)
-            if place < 0 or target[place] != source[axis]:
+            place = axis + len(target) - len(shape(name))
+            if place < 0 or target[place] != shape(name)[axis]:
                 raise mixing(node)
-            if not np.array_equal(found.setdefault(place, at), at):
-                raise mixing(node)
-    return found
+            found.setdefault(place, []).append(at)
+    whole = {
+        axis + len(target) - len(shape(name))
+        for name in operands
+        for axis, size in enumerate(shape(name))
+        if axis not in kept(name) and size > 1
+    }
+    return {place: functools.reduce(np.union1d, columns) for place, columns in found.items() if place not in whole}
 
 
 def _concatenated(node: Node, kept: Callable[[str], Kept], shape: Callable[[str], Shape]) -> Kept:

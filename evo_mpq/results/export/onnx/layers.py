@@ -24,9 +24,11 @@ from evo_mpq.network.products import FUSED, FusedArguments
 from evo_mpq.results.export.onnx.model import Array
 from evo_mpq.results.export.onnx.operators import OPERATORS, attention, convolution
 from evo_mpq.results.export.onnx.packed import unpacked
-from evo_mpq.results.export.onnx.writer import Value, Writer
+from evo_mpq.results.export.onnx.writer import Value, Writer, fine_grid
 
 _LARGEST_BIAS = 2**30  # of an integer bias; the sums of products need the rest of 32 bits
+
+_LARGEST_PRODUCT = 64  # of a code with its factor, see `code_factors`
 
 _SMALLEST_BLOCK, _LARGEST_BLOCK = 16, 256  # of weights that share a scale in ONNX Runtime's 4-bit kernel
 
@@ -134,28 +136,31 @@ _MULTIPLIED_AS_IT_IS = ("aten.addmm.default", "aten.mm.default", "aten.matmul.de
 
 
 def _read(t: Writer, node: Node, use: Use, layer: Layer, weight: Weight) -> None:
-    """Says which channels the output has, and checks that the input has those that the weight reads."""
+    """Says which channels the output has."""
     assert use.input is not None
     given = t.kept(use.input)
     rank = len(t.shape(use.input))
     axis = 1 if layer.kind.startswith("conv") else rank - 1
-    depthwise = layer.groups > 1
-    expected = weight.rows if depthwise else weight.columns
-    if expected is not None and not depthwise and layer.kind.startswith("conv"):
-        inner = int(np.prod(layer.shape[2:], dtype=np.int64))
-        expected = np.unique(expected // inner)
-        expected = None if len(expected) == t.shape(use.input)[1] else expected
-    found = given.get(axis)
-    if (found is None) != (expected is None) or (found is not None and not np.array_equal(found, expected)):
-        raise ExportError(
-            f"{layer.name} ({node.name}) reads other channels than those that remain of its input; nothing was written."
-        )
     kept: dict[int, Array] = {at: positions for at, positions in given.items() if at != axis}
     if layer.kind.startswith("conv") and kept:
         raise ExportError(f"{layer.name} ({node.name}) mixes pruned channels; nothing was written.")
     if weight.rows is not None:
         kept[use.channel_axis] = weight.rows
     t.keep(node.name, kept)
+
+
+def _input(t: Writer, use: Use, layer: Layer, weight: Weight, grid: ActivationGrid | None) -> Value:
+    """What an operation reads, on its grid, with the channels that its weight has."""
+    assert use.input is not None
+    x = t.values[use.input] if grid is None else t.rounded(use.input, grid)
+    conv = layer.kind.startswith("conv")
+    axis = 1 if conv else len(t.shape(use.input)) - 1
+    wanted = weight.columns
+    if layer.groups > 1:
+        wanted = weight.rows
+    elif wanted is not None and conv:
+        wanted = np.unique(wanted // int(np.prod(layer.shape[2:], dtype=np.int64)))
+    return t.with_channels(x, t.kept(use.input).get(axis), wanted, axis, t.shape(use.input)[axis])
 
 
 def _integer(
@@ -171,61 +176,96 @@ def _integer(
 ) -> str:
     """With integer weights and activations."""
     assert weight.grid is not None and use.input is not None
-    x = t.rounded(use.input, grid)
-    factor = code_factor(weight.grid.bits)
-    scales = weight.grid.scale[:, 0].numpy() / np.float32(factor)
-    if scale is not None:
-        scales = scales * scale
+    x = _input(t, use, layer, weight, grid)
+    scales = weight.grid.scale[:, 0].numpy() * (np.float32(1) if scale is None else scale)
     if (scales <= 0).any():  # only a correction of zero could do that
         return _float(t, node, use, layer, weight, scale, shift, name)
+    in_bias = layer.kind.startswith("conv") or len(t.shape(use.input)) == 2
+    if shift is not None and in_bias:
+        x, grid = t.in_fine_steps(x, grid), fine_grid(grid)
+    factors = code_factors(weight, shift, np.float32(grid.scale) * scales) if in_bias and shift is not None else None
+    if factors is not None:
+        scales = scales / factors
     unsigned = t.options.portable and weight.grid.bits == 8
-    codes = _codes(t, layer, weight, weight.shape, unsigned=unsigned)
+    codes = _narrow_codes(t, layer, weight, factors, unsigned=unsigned)
     scale_name = t.model.constant(scales.astype(np.float32), f"{name}.scale")
     zero = np.full(len(scales), 128, dtype=np.uint8) if unsigned else np.zeros(len(scales), dtype=np.int8)
     zeros = t.model.constant(zero, f"zeros{len(scales)}")
     (values,) = t.model.node("DequantizeLinear", [codes, scale_name, zeros], f"{name}.weight", axis=0)
     step = np.float32(grid.scale) * scales.astype(np.float32)
-    bias: str | None = None
-    apart = shift is not None and bool((np.abs(shift / step) > _LARGEST_BIAS).any())
-    matrix_product = not layer.kind.startswith("conv") and len(t.shape(use.input)) != 2
-    if shift is not None and not apart and not matrix_product:
-        whole = np.round(shift / step.astype(np.float64)).astype(np.int32)
-        grid_scale = t.model.constant(np.array(grid.scale, dtype=np.float32), f"{name}.input_scale")
-        (steps,) = t.model.node("Mul", [scale_name, grid_scale], f"{name}.bias_scale")
-        stored = t.model.constant(whole, f"{name}.bias_codes")
-        (bias,) = t.model.node("DequantizeLinear", [stored, steps], f"{name}.bias", axis=0)
-    return _operation(t, node, layer, x, values, bias, shift if bias is None else None, weight, name)
+    if shift is None or not in_bias or (np.abs(shift / step) > _LARGEST_BIAS).any():
+        return _operation(t, node, layer, x, values, None, shift, weight, name)
+    whole = np.round(shift / step.astype(np.float64)).astype(np.int32)
+    grid_scale = t.model.constant(np.array(grid.scale, dtype=np.float32), f"{name}.input_scale")
+    (steps,) = t.model.node("Mul", [scale_name, grid_scale], f"{name}.bias_scale")
+    stored = t.model.constant(whole, f"{name}.bias_codes")
+    (bias,) = t.model.node("DequantizeLinear", [stored, steps], f"{name}.bias", axis=0)
+    return _operation(t, node, layer, x, values, bias, None, weight, name)
 
 
-def code_factor(bits: int) -> int:
-    """What codes of ``bits`` bits are multiplied with, so that the steps of an integer bias are fine enough.
+def code_factors(weight: Weight, shift: Array, step: Array) -> Array | None:
+    """``(rows,)`` what the codes of each row are multiplied with, so that its integer bias says what it should.
 
-    A bias is a whole number of products' steps, and those of 2-bit weights are as coarse as a code of their output.
-    Codes of 2 to 7 bits become those of 7; so products of two neighbors fit into 16 bits with any activation, and
-    kernels without VNNI instructions cannot saturate.
+    A bias is a whole number of steps of the products, and those of 2-bit weights are as coarse as the codes of their
+    outputs. Codes of fewer than 8 bits leave room in a byte: every factor up to the largest gives other steps, and the
+    one by which the bias is rounded least is taken. Products stay within ±64, so that those of two neighbors with any
+    activation fit into 16 bits, and kernels without VNNI instructions cannot saturate.
+
+    Args:
+        weight: of symmetric codes.
+        shift: ``(rows,)`` the biases.
+        step: ``(rows,)`` of the products of each row's codes.
     """
-    return 1 if bits == 8 else 2 ** (7 - bits)
-
-
-def _codes(t: Writer, layer: Layer, weight: Weight, shape: tuple[int, ...], *, unsigned: bool = False) -> str:
-    """The name of an int8 (or, of 8 bits, uint8) tensor of a weight's symmetric codes, times their factor."""
     assert weight.grid is not None
-    bits, codes = weight.grid.bits, weight.matrix.astype(np.int64).reshape(shape)
-    if bits == 8:
+    if weight.grid.bits == 8:
+        return None
+    largest = np.abs(weight.matrix.astype(np.int64)).max(1).clip(1)
+    most = _LARGEST_PRODUCT // largest
+    factors = np.arange(1, _LARGEST_PRODUCT + 1)
+    steps = step[:, None].astype(np.float64) / factors
+    error = np.abs(np.round(shift[:, None] / steps) * steps - shift[:, None])
+    error[(factors > most[:, None]) | (2 * factors < most[:, None])] = np.inf
+    return np.asarray(factors[error.argmin(1)], dtype=np.uint8)
+
+
+def _narrow_codes(t: Writer, layer: Layer, weight: Weight, factors: Array | None, *, unsigned: bool = False) -> str:
+    """The name of an int8 (or uint8) tensor of a weight's symmetric codes, each row times its factor."""
+    assert weight.grid is not None
+    if weight.grid.bits == 8:
+        codes = weight.matrix.astype(np.int64).reshape(weight.shape)
         stored = (codes + 128).astype(np.uint8) if unsigned else codes.astype(np.int8)
         return t.model.constant(stored, f"{layer.name}.codes")
-    factor = code_factor(bits)
-    key = f"{layer.name}.{node_suffix(t)}"
-    return unpacked(t.model, codes - weight.grid.lowest, bits, factor, -weight.grid.lowest * factor, _unused(t, layer.name, key))
+    codes_name = _codes(t, layer, weight)
+    name = _unused(t, f"{layer.name}.codes", f"{layer.name}.{node_suffix(t)}.codes")
+    if factors is not None and (factors != 1).any():
+        stored_factors = t.model.constant(factors.reshape(-1, *[1] * (len(weight.shape) - 1)), f"{name}.factors")
+        (wide,) = t.model.node("Cast", [stored_factors], f"{name}.wide", to=t.model.element_type("int32"))
+        (codes_name,) = t.model.node("Mul", [codes_name, wide], f"{name}.products")
+    return t.model.node("Cast", [codes_name], name, to=t.model.element_type("int8"))[0]
+
+
+def _codes(t: Writer, layer: Layer, weight: Weight) -> str:
+    """The name of an integer tensor of a weight's codes as they are, int8 or int32; stored once for all its uses."""
+    assert weight.grid is not None
+    codes = weight.matrix.astype(np.int64).reshape(weight.shape)
+    if weight.grid.bits == 8:
+        lowest = weight.grid.lowest or -128
+        return t.model.constant((codes - weight.grid.lowest + lowest).astype(np.int8), f"{layer.name}.codes")
+    key = (layer.name, codes.tobytes(), codes.shape)
+    if key not in t.unpacked:
+        name = _unused(t, layer.name, f"{layer.name}.{node_suffix(t)}", "unpacked")
+        bits, lowest = weight.grid.bits, weight.grid.lowest
+        t.unpacked[key] = unpacked(t.model, codes - lowest, bits, lowest, name)
+    return t.unpacked[key]
+
+
+def _unused(t: Writer, name: str, otherwise: str, part: str = "") -> str:
+    return otherwise if t.model.has(f"{name}.{part}" if part else name) else name
 
 
 def node_suffix(t: Writer) -> str:
     """The last part of the name of the node that is translated."""
     return t.label.rpartition("/")[2]
-
-
-def _unused(t: Writer, name: str, otherwise: str) -> str:
-    return name if not t.model.has(f"{name}.codes") else otherwise
 
 
 def _float(
@@ -241,7 +281,7 @@ def _float(
     """With weights that are floats once the file is loaded, whether or not the input is on a grid."""
     assert use.input is not None
     grid = t.state.activations.get(node.name)
-    x = t.values[use.input] if grid is None else t.rounded(use.input, grid)
+    x = _input(t, use, layer, weight, grid)
     if grid is None and t.options.linear == "nbits" and (block := _block(layer, weight)) is not None:
         product = t.model.node("MatMul", [t.name_of(x), _blocked(t, weight, scale, block, name)], name)[0]
         return product if shift is None else str(t.emit("Add", product, shift))
@@ -257,35 +297,23 @@ def _dequantized(t: Writer, layer: Layer, weight: Weight, scale: Array | None, n
     if weight.grid is None:
         floats = weight.matrix.reshape(weight.shape).astype(np.float32)
         return t.model.constant(floats if scale is None else floats * scale.reshape(column), f"{name}.weight")
-    codes = _plain_codes(t, layer, weight)
-    (values,) = t.model.node("Cast", [codes], f"{name}.float", to=t.model.element_type("float32"))
     grid = weight.grid
-    factor = np.float32(1.0 if not weight.per_row else code_factor(grid.bits))
-    scales = grid.scale.numpy() / factor * (1 if scale is None else scale[:, None])
-    wide = scales.shape[1] > 1
-    matrix = t.integers([rows, weight.matrix.shape[1]])
+    (values,) = t.model.node("Cast", [_codes(t, layer, weight)], f"{name}.float", to=t.model.element_type("float32"))
+    wide = grid.scale.shape[1] > 1
     if wide:
-        (values,) = t.model.node("Reshape", [values, matrix], f"{name}.matrix")
+        (values,) = t.model.node("Reshape", [values, t.integers([rows, -1])], f"{name}.matrix")
+
+    def spread(numbers: Array, what: str) -> str:
+        stored = numbers.astype(np.float32) if wide else numbers.astype(np.float32).reshape(column)
+        stored_name = t.model.constant(stored, f"{name}.{what}")
+        return _per_column(t, stored_name, weight, name) if wide else stored_name
+
     if not weight.per_row:
-        zero = grid.zero_point.numpy() - grid.lowest - (128 if grid.bits == 8 else 0)
-        zeros = t.model.constant(zero.astype(np.float32) if wide else zero.astype(np.float32).reshape(column), f"{name}.zero")
-        (values,) = t.model.node("Sub", [values, _per_column(t, zeros, weight, name) if wide else zeros], f"{name}.moved")
-    stored = scales.astype(np.float32) if wide else scales.astype(np.float32).reshape(column)
-    factors = t.model.constant(stored, f"{name}.scale")
-    (values,) = t.model.node("Mul", [values, _per_column(t, factors, weight, name) if wide else factors], f"{name}.weight")
+        moved = 128 if grid.bits == 8 and grid.lowest == 0 else 0  # codes of 8 bits are stored as signed bytes
+        (values,) = t.model.node("Sub", [values, spread(grid.zero_point.numpy() - moved, "zero")], f"{name}.moved")
+    scales = grid.scale.numpy() * (np.float32(1) if scale is None else scale[:, None])
+    (values,) = t.model.node("Mul", [values, spread(scales, "scale")], f"{name}.weight")
     return t.model.node("Reshape", [values, t.integers(weight.shape)], f"{name}.weight")[0] if wide else values
-
-
-def _plain_codes(t: Writer, layer: Layer, weight: Weight) -> str:
-    """The name of an int8 tensor of codes: symmetric ones times their factor, others from the lowest one on."""
-    assert weight.grid is not None
-    if weight.per_row:
-        return _codes(t, layer, weight, weight.shape)
-    codes = weight.matrix.astype(np.int64).reshape(weight.shape) - weight.grid.lowest
-    name = _unused(t, layer.name, f"{layer.name}.{node_suffix(t)}")
-    if weight.grid.bits == 8:
-        return t.model.constant((codes - 128).astype(np.int8), f"{name}.codes")
-    return unpacked(t.model, codes, weight.grid.bits, 1, 0, name)
 
 
 def _per_column(t: Writer, groups: str, weight: Weight, name: str) -> str:
@@ -360,10 +388,9 @@ def _embedding(
         values = t.model.node("Gather", [table, indices], layer.name)[0]
     else:
         assert weight.grid is not None
-        (rows,) = t.model.node("Gather", [_codes(t, layer, weight, weight.shape), indices], layer.name)
+        (rows,) = t.model.node("Gather", [_narrow_codes(t, layer, weight, None), indices], layer.name)
         (rows,) = t.model.node("Cast", [rows], f"{layer.name}.float", to=t.model.element_type("float32"))
-        scales = weight.grid.scale.numpy() / np.float32(code_factor(weight.grid.bits))
-        stored = t.model.constant(scales.astype(np.float32), f"{layer.name}.scales")
+        stored = t.model.constant(weight.grid.scale.numpy(), f"{layer.name}.scales")
         (factors,) = t.model.node("Gather", [stored, indices], f"{layer.name}.scale")
         (values,) = t.model.node("Mul", [rows, factors], f"{layer.name}.rows")
     if scale is not None:

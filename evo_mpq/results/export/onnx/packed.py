@@ -1,8 +1,7 @@
 """Weights of 2 to 7 bits as packed bytes, and the constant subgraph that turns them into 8-bit integers.
 
 A code of ``b`` bits is cut into planes of 4, 2 and 1 bits (7 = 4 + 2 + 1), each packed without a gap. Each byte of a
-plane is a row of a constant table of 256 rows that holds the codes in it, already in their place and scaled; so a
-``Gather`` unpacks it, and the planes are added. A runtime computes all of that once, while it loads the file. Shifts
+plane is a row of a constant table of 256 rows that holds the codes in it, already in their place; so a ``Gather`` unpacks it, and the planes are added. A runtime computes all of that once, while it loads the file. Shifts
 and masks of bits say the same in fewer nodes, but OpenVINO computes them wrongly.
 """
 
@@ -65,33 +64,31 @@ def plane_table(model: OnnxModel, width: int, factor: int) -> str:
     return name
 
 
-def unpacked(model: OnnxModel, codes: Codes, bits: int, factor: int, offset: int, name: str) -> str:
-    """The name of an int8 tensor of ``codes · factor - offset``, stored in ``bits`` bits a code.
+def unpacked(model: OnnxModel, codes: Codes, bits: int, lowest: int, name: str) -> str:
+    """The name of an int32 tensor of ``codes + lowest``, stored in ``bits`` bits a code.
 
     Args:
         model: that it is written to.
         codes: of any shape, ``0 … 2**bits - 1``.
         bits: of a code, 2 … 7.
-        factor: what the codes are multiplied with; the largest product fits into a byte.
-        offset: what is subtracted then; the result fits into a signed byte.
+        lowest: the number that the code 0 stands for.
         name: of the weight, for names.
     """
-    assert (2**bits - 1) * factor < 256, "products are unsigned bytes"
+    flat = model.constant(np.array([-1]), "flat")
     total = None
-    for width, lowest in planes_of(bits):
-        plane = f"{name}.bits{lowest}" if width == 1 else f"{name}.bits{lowest}-{lowest + width - 1}"
-        packed = model.constant(pack_plane(codes, width, lowest), plane)
-        table = plane_table(model, width, factor << lowest)
+    for width, first in planes_of(bits):
+        plane = f"{name}.bit{first}" if width == 1 else f"{name}.bits{first}-{first + width - 1}"
+        packed = model.constant(pack_plane(codes, width, first), plane)
+        table = plane_table(model, width, 1 << first)
         (rows,) = model.node("Cast", [packed], f"{plane}.rows", to=model.element_type("int32"))
         (parts,) = model.node("Gather", [table, rows], f"{plane}.gather")
-        flat = model.constant(np.array([-1], dtype=np.int64), "flat")
         (parts,) = model.node("Reshape", [parts, flat], f"{plane}.flat")
-        if len(pack_plane(codes, width, lowest)) * (8 // width) != codes.size:
-            ends = [model.constant(np.array([end], dtype=np.int64), f"at{end}") for end in (0, codes.size)]
+        if -(-codes.size // (8 // width)) * (8 // width) != codes.size:
+            ends = [model.constant(np.array([end]), f"at{end}") for end in (0, codes.size)]
             (parts,) = model.node("Slice", [parts, *ends], f"{plane}.slice")
         total = parts if total is None else model.node("Add", [total, parts], f"{plane}.sum")[0]
     assert total is not None
-    (shifted,) = model.node("Sub", [total, model.constant(np.array(offset, dtype=np.int32), f"by{offset}")], f"{name}.signed")
-    (narrow,) = model.node("Cast", [shifted], f"{name}.int8", to=model.element_type("int8"))
-    shape = model.constant(np.array(codes.shape, dtype=np.int64), "shape")
-    return model.node("Reshape", [narrow, shape], f"{name}.codes")[0]
+    if lowest:
+        (total,) = model.node("Add", [total, model.constant(np.array(lowest, dtype=np.int32), "lowest")], f"{name}.signed")
+    shape = model.constant(np.array(codes.shape), "shape")
+    return model.node("Reshape", [total, shape], f"{name}.unpacked")[0]

@@ -8,6 +8,7 @@ edges are written with what the policy makes of them (`layers`), everything else
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -84,11 +85,30 @@ def _call(t: Writer, node: Node, *, quantizes: bool) -> Any:
     translate: Callable[..., Any] | None = OPERATORS.get(node.target)
     if translate is None:
         raise unknown_operation(node)
-    t.keep(node.name, kept_after(node, t.kept, t.shape) if node.name in t._examples else {})
+    t.keep(node.name, kept_after(node, t.kept, t.shape, lambda name: isinstance(t.values[name], Value)))
+    if node.target in _MEETING_PLACES:
+        args = _with_equal_channels(t, node, args)
     made = translate(t, node, *args, **kwargs)
     if isinstance(made, list):
         return [Value(name, args[0].dtype) for name in made]
     return Value(made, t.dtype(node.name)) if isinstance(made, str) else made
+
+
+_MEETING_PLACES = ("aten.add.Tensor", "aten.sub.Tensor", "aten.mul.Tensor")
+
+
+def _with_equal_channels(t: Writer, node: Node, args: Sequence[Any]) -> list[Any]:
+    """Operands with the channels of the output."""
+    rank = len(t.shape(node.name))
+    aligned = list(args)
+    for place, (given, arg) in enumerate(zip(node.args, args, strict=True)):
+        if isinstance(arg, Value):
+            shape = t.shape(given.node)
+            for axis in t.kept(given.node):
+                wanted = t.kept(node.name).get(axis + rank - len(shape))
+                arg = t.with_channels(arg, t.kept(given.node)[axis], wanted, axis, shape[axis])
+            aligned[place] = arg
+    return aligned
 
 
 def input_names(network: Network) -> list[str]:

@@ -16,7 +16,7 @@ from evo_mpq.errors import ExportError
 from evo_mpq.network.blocks import active_nodes
 from evo_mpq.network.graph import Node, run
 from evo_mpq.network.network import Network
-from evo_mpq.results.export.onnx.channels import Kept, cut_constant
+from evo_mpq.results.export.onnx.channels import Kept, Positions, cut_constant
 from evo_mpq.results.export.onnx.model import Array, OnnxModel
 
 Linear: TypeAlias = Literal["qdq", "nbits"]
@@ -75,6 +75,7 @@ class Writer:
         dropped: blocks that are left out, by the node that would be their output.
         active: names of the nodes that are needed.
         node: that is being translated.
+        unpacked: names of tensors of codes, by layer and content.
     """
 
     def __init__(self, compressor: Compressor, module: CompressedModule, options: Options) -> None:
@@ -88,6 +89,7 @@ class Writer:
         self.active = active_nodes(self.network.graph, list(self.dropped.values()))
         self._examples = _examples(self.network)
         self._kept: dict[str, Kept] = {}
+        self.unpacked: dict[tuple[str, bytes, tuple[int, ...]], str] = {}
         self._rounded: dict[tuple[str, int, float, int], str] = {}
         self.node: Node | None = None
 
@@ -196,14 +198,25 @@ class Writer:
         key = (value, grid.bits, grid.scale, grid.zero_point)
         if key not in self._rounded:
             base = f"{value}.{grid.bits}bits"
-            scale = self.model.constant(np.array(grid.scale, dtype=np.float32), f"{base}.scale")
-            zero = self.model.constant(np.array(grid.zero_point, dtype=np.uint8), f"{base}.zero")
+            scale, zero = self._grid_constants(grid, base)
             (codes,) = self.model.node("QuantizeLinear", [value, scale, zero], f"{base}.quantized")
             if grid.bits < 8:
                 highest = self.model.constant(np.array(2**grid.bits - 1, dtype=np.uint8), f"{base}.highest")
                 (codes,) = self.model.node("Clip", [codes, "", highest], f"{base}.clipped")
-            (self._rounded[key],) = self.model.node("DequantizeLinear", [codes, scale, zero], f"{base}")
+            (self._rounded[key],) = self.model.node("DequantizeLinear", [codes, scale, zero], base)
         return Value(self._rounded[key], torch.float32)
+
+    def in_fine_steps(self, x: Value, grid: ActivationGrid) -> Value:
+        """A value that is on a grid of fewer than 8 bits, with codes that use the whole byte.
+
+        It is the same value; but the integer bias of a layer that reads it is a whole number of its steps, and those
+        of 4 bits are so coarse that its rounding would move codes of the output.
+        """
+        return x if grid.bits >= 8 else self.on_grid(x, fine_grid(grid))
+
+    def _grid_constants(self, grid: ActivationGrid, base: str) -> tuple[str, str]:
+        scale = self.model.constant(np.array(grid.scale, dtype=np.float32), f"{base}.scale")
+        return scale, self.model.constant(np.array(grid.zero_point, dtype=np.uint8), f"{base}.zero")
 
     def _before_rectifiers(self, source: str, grid: ActivationGrid) -> str:
         """The node in front of rectifiers that change nothing once the value is on the grid."""
@@ -219,10 +232,38 @@ class Writer:
             node = self.network.graph[before]
         return node.name
 
+    def with_channels(self, x: Any, found: Positions | None, wanted: Positions | None, axis: int, n: int) -> Value:
+        """A value with other channels than it has: those that are too many left out, removed ones zero again.
+
+        Only a dropped layer lets two groups of channels meet; otherwise everybody has what its reader wants.
+
+        Args:
+            x: a value.
+            found: positions that it has of an axis; None for all.
+            wanted: likewise.
+            axis: of the channels.
+            n: how many there are with nothing removed.
+        """
+        have, want = (np.arange(n) if at is None else at for at in (found, wanted))
+        if np.array_equal(have, want):
+            return x if isinstance(x, Value) else Value(self.name_of(x), x.dtype)
+        places = np.searchsorted(have, want)
+        missing = (places == len(have)) | (have[places.clip(max=len(have) - 1)] != want)
+        if missing.any():
+            ends = [0, 1, axis]
+            x = Value(str(self.emit("Pad", x, self.integers(ends[:2]), None, self.integers(ends[2:]))), x.dtype)
+        return Value(str(self.emit("Gather", x, np.where(missing, len(have), places), axis=axis)), x.dtype)
+
     def edge(self, name: str) -> Value | None:
         """A node's value on the grid of its edge, None where it has none."""
         grid = self.state.edge_grids.get(name)
         return None if grid is None else self.rounded(name, grid)
+
+
+def fine_grid(grid: ActivationGrid) -> ActivationGrid:
+    """The grid of 8 bits of which every 2^(8 - bits)-th step is one of a coarser grid's."""
+    factor = 2 ** (8 - grid.bits)
+    return ActivationGrid(8, grid.scale / factor, grid.zero_point * factor)
 
 
 def _examples(network: Network) -> Mapping[str, tuple[tuple[int, ...], torch.dtype]]:
