@@ -23,7 +23,7 @@ from evo_mpq.network.layers import Layer, Use
 from evo_mpq.network.products import FUSED, FusedArguments
 from evo_mpq.results.export.onnx.model import Array
 from evo_mpq.results.export.onnx.operators import OPERATORS, attention, convolution
-from evo_mpq.results.export.onnx.packed import unpacked
+from evo_mpq.results.export.onnx.packed import unpacked, widened
 from evo_mpq.results.export.onnx.writer import Value, Writer, fine_grid
 
 _LARGEST_BIAS = 2**30  # of an integer bias; the sums of products need the rest of 32 bits
@@ -238,8 +238,7 @@ def _narrow_codes(t: Writer, layer: Layer, weight: Weight, factors: Array | None
     codes_name = _codes(t, layer, weight)
     name = _unused(t, f"{layer.name}.codes", f"{layer.name}.{node_suffix(t)}.codes")
     if factors is not None and (factors != 1).any():
-        stored_factors = t.model.constant(factors.reshape(-1, *[1] * (len(weight.shape) - 1)), f"{name}.factors")
-        (wide,) = t.model.node("Cast", [stored_factors], f"{name}.wide", to=t.model.element_type("int32"))
+        wide = widened(t.model, factors.reshape(-1, *[1] * (len(weight.shape) - 1)), f"{name}.factors")
         (codes_name,) = t.model.node("Mul", [codes_name, wide], f"{name}.products")
     return t.model.node("Cast", [codes_name], name, to=t.model.element_type("int8"))[0]
 
@@ -285,9 +284,15 @@ def _float(
     if grid is None and t.options.linear == "nbits" and (block := _block(layer, weight)) is not None:
         product = t.model.node("MatMul", [t.name_of(x), _blocked(t, weight, scale, block, name)], name)[0]
         return product if shift is None else str(t.emit("Add", product, shift))
-    values = _dequantized(t, layer, weight, scale, name)
-    bias = None if shift is None else t.model.constant(shift.astype(np.float32), f"{name}.bias")
-    return _operation(t, node, layer, x, values, bias, None, weight, name)
+    if grid is None:
+        values = _dequantized(t, layer, weight, scale, name)
+        bias = None if shift is None else t.model.constant(shift.astype(np.float32), f"{name}.bias")
+        return _operation(t, node, layer, x, values, bias, None, weight, name)
+    # ONNX Runtime quantizes the floats of an operation between a dequantized input and a quantized output, to 8 bits of
+    # its own choice. With all signs turned around, twice, there is no quantized output right behind it.
+    values = _dequantized(t, layer, weight, np.full(weight.shape[0], -1, np.float32) if scale is None else -scale, name)
+    bias = None if shift is None else t.model.constant(-shift.astype(np.float32), f"{name}.bias")
+    return str(t.emit("Neg", _operation(t, node, layer, x, values, bias, None, weight, name)))
 
 
 def _dequantized(t: Writer, layer: Layer, weight: Weight, scale: Array | None, name: str) -> str:

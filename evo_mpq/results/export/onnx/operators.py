@@ -376,14 +376,26 @@ def reduction(op: str) -> Operator:
         named = [axes] if isinstance(axes, int) else list(axes or range(rank))
         source = t.operand(x, t.dtype(node.name)) if isinstance(x, Value) else x
         places = sorted(axis % rank for axis in named)
-        if op == "ReduceMean" and rank == 4 and places == [2, 3]:  # a kernel of its own, also for integers
-            pooled = t.emit("GlobalAveragePool", source)
-            return str(pooled if keep else t.emit("Flatten", pooled, axis=1))
-        if op in ("ReduceMax", "ReduceMin", "ReduceMean", "ReduceSum"):
-            return str(t.emit(op, source, t.integers(places), keepdims=int(keep)))
-        raise unsupported(node, op)
+        if op == "ReduceMean":
+            return _mean(t, node, source, places, keep)
+        return str(t.emit(op, source, t.integers(places), keepdims=int(keep)))
 
     return made
+
+
+def _mean(t: Writer, node: Node, x: Any, axes: Sequence[int], keep: bool) -> str:
+    """Over axes, in the form that runtimes compute right and fast.
+
+    OpenVINO computes means of integers that are not centered around zero wrongly in some surroundings. It moves no
+    dequantization behind a maximum, and one with the lowest number changes nothing.
+    """
+    shape, name = t.shape(_source(node)), t.name_of(x)
+    if t.zero_points.get(name):
+        name = str(t.emit("Max", name, float(np.finfo(np.float32).min)))
+    if len(shape) == 4 and list(axes) == [2, 3]:  # a kernel of its own, also for integers
+        pooled = t.emit("GlobalAveragePool", name)
+        return str(pooled if keep else t.emit("Flatten", pooled, axis=1))
+    return str(t.emit("ReduceMean", name, t.integers(axes), keepdims=int(keep)))
 
 
 def softmax(op: str) -> Operator:
@@ -567,7 +579,7 @@ def adaptive_average(t: Writer, node: Node, x: Value, sizes: Any) -> str:
     source, target = t.shape(_source(node)), t.shape(node.name)
     n = len(sizes) if isinstance(sizes, list | tuple) else 1
     if all(length == 1 for length in target[-n:]):
-        return str(t.emit("GlobalAveragePool", x))
+        return _mean(t, node, x, range(len(source) - n, len(source)), True)
     pairs = list(zip(source[-n:], target[-n:], strict=True))
     if any(length % parts for length, parts in pairs) or None in t.network.graph[_source(node)].shape[-n:]:
         raise unsupported(node, "parts of different sizes")

@@ -54,14 +54,32 @@ def plane_table(model: OnnxModel, width: int, factor: int) -> str:
     """
     name = f"unpack{width}x{factor}"
     if not model.has(name):
-        integers = {end: model.constant(np.array(end, dtype=np.int32), f"number{end}") for end in (0, 1, 256)}
-        (bytes_,) = model.node("Range", [integers[0], integers[256], integers[1]], "bytes")
-        (column,) = model.node("Reshape", [bytes_, model.constant(np.array([256, 1]), "column")], "bytes.column")
+        column = model.constant(np.array([256, 1]), "column")
+        (rows,) = model.node("Reshape", [_byte_numbers(model), column], f"{name}.bytes")
         powers = model.constant((1 << np.arange(8 // width) * width).astype(np.int32), f"powers{width}")
-        (parts,) = model.node("Div", [column, powers], f"{name}.shifted")
+        (parts,) = model.node("Div", [rows, powers], f"{name}.shifted")
         (parts,) = model.node("Mod", [parts, model.constant(np.array(2**width, dtype=np.int32), "base")], f"{name}.part")
         model.node("Mul", [parts, model.constant(np.array(factor, dtype=np.int32), "factor")], name)
     return name
+
+
+def _byte_numbers(model: OnnxModel) -> str:
+    """``(256,)`` int32 0 … 255."""
+    if not model.has("bytes"):
+        ends = [model.constant(np.array(end, dtype=np.int32), f"number{end}") for end in (0, 256, 1)]
+        model.node("Range", ends, "bytes")
+    return "bytes"
+
+
+def widened(model: OnnxModel, numbers: npt.NDArray[np.uint8], name: str) -> str:
+    """The name of an int32 tensor of numbers that are stored as bytes.
+
+    They are looked up in a table of bytes, too: OpenVINO takes a constant that is cast and multiplied for compressed
+    weights of its own making, and fails on it.
+    """
+    stored = model.constant(numbers, name)
+    (rows,) = model.node("Cast", [stored], f"{name}.rows", to=model.element_type("int32"))
+    return model.node("Gather", [_byte_numbers(model), rows], f"{name}.int32")[0]
 
 
 def unpacked(model: OnnxModel, codes: Codes, bits: int, lowest: int, name: str) -> str:

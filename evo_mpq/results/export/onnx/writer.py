@@ -76,6 +76,7 @@ class Writer:
         active: names of the nodes that are needed.
         node: that is being translated.
         unpacked: names of tensors of codes, by layer and content.
+        zero_points: codes that mean 0, by name of the dequantized tensor.
     """
 
     def __init__(self, compressor: Compressor, module: CompressedModule, options: Options) -> None:
@@ -90,6 +91,7 @@ class Writer:
         self._examples = _examples(self.network)
         self._kept: dict[str, Kept] = {}
         self.unpacked: dict[tuple[str, bytes, tuple[int, ...]], str] = {}
+        self.zero_points: dict[str, int] = {}
         self._rounded: dict[tuple[str, int, float, int], str] = {}
         self.node: Node | None = None
 
@@ -204,6 +206,7 @@ class Writer:
                 highest = self.model.constant(np.array(2**grid.bits - 1, dtype=np.uint8), f"{base}.highest")
                 (codes,) = self.model.node("Clip", [codes, "", highest], f"{base}.clipped")
             (self._rounded[key],) = self.model.node("DequantizeLinear", [codes, scale, zero], base)
+            self.zero_points[self._rounded[key]] = grid.zero_point
         return Value(self._rounded[key], torch.float32)
 
     def in_fine_steps(self, x: Value, grid: ActivationGrid) -> Value:
