@@ -1,141 +1,20 @@
-"""What is handed over of a point of the front, and the measurement that is made again before."""
+"""What is handed over of a point of the front: files, each measured, written, run and compared before."""
 
-from __future__ import annotations
+from evo_mpq.results.export.exporting import Exported, Origin, export_all, export_point, verification_path
+from evo_mpq.results.export.files import write_file
+from evo_mpq.results.export.formats import FORMATS, ExportOptions, Format, format_of
+from evo_mpq.results.export.remeasuring import runs_here
 
-import json
-import os
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Literal, TypeAlias, get_args
-
-import numpy as np
-
-from evo_mpq.compress.compressor import Compressor
-from evo_mpq.errors import RunError
-from evo_mpq.measure.devices import CPU, why_unavailable
-from evo_mpq.measure.executors import InProcess
-from evo_mpq.measure.measurer import Measurer
-from evo_mpq.measure.objectives import Quantity
-from evo_mpq.results.front import Member
-from evo_mpq.results.journal import Journal
-from evo_mpq.results.run_directory import versions
-from evo_mpq.space.search_space import SearchSpace
-
-Format: TypeAlias = Literal["safetensors", "policy"]
-"""Packed weights, or the policy as JSON."""
-
-FORMATS: tuple[Format, ...] = get_args(Format)
-
-_ELSEWHERE_TOLERANCE = 1e-4
-"""Relative; other processors and versions move the last bits of sums."""
-
-_ACCELERATOR_TOLERANCE = 1e-2
-"""Relative; sums also depend on which candidates are measured together, and quantized activations follow them."""
-
-
-def format_of(path: Path) -> Format:
-    """The format that a file's ending stands for: JSON is the policy, anything else packed weights."""
-    return "policy" if path.suffix.lower() == ".json" else "safetensors"
-
-
-def exported_bytes(member: Member, compressor: Compressor, quantities: Sequence[Quantity], form: Format) -> bytes:
-    """The content of the file that is handed over."""
-    if form == "policy":
-        return policy_document(member, compressor, quantities).encode()
-    content = compressor.pack(compressor.apply(member.policy))
-    assert len(content) == compressor.packed_bytes(member.policy), "a size is the length of the packed file"
-    return content
-
-
-def policy_document(member: Member, compressor: Compressor, quantities: Sequence[Quantity]) -> str:
-    """The policy of a member, what the compressor was made with, and the values on the front, as JSON text."""
-    document = {
-        "id": member.id,
-        "policy": member.policy.to_json(),
-        "compressor": compressor.settings,
-        "search": dict(member.search),
-        "quantities": {
-            quantity.name: {"unit": quantity.unit, "direction": quantity.direction, "kind": quantity.kind}
-            for quantity in quantities
-        },
-    }
-    return json.dumps(document, indent=2, allow_nan=False) + "\n"
-
-
-def measured_again(
-    member: Member,
-    space: SearchSpace,
-    compressor: Compressor,
-    quantities: Sequence[Quantity],
-    memory: int,
-    *,
-    measured_on: str,
-    exactly: bool,
-) -> list[str]:
-    """Measures a member once more and compares what comes out with the front.
-
-    Objectives of outputs and free ones are measured; those that are called with the module (a latency) keep their
-    journalled value.
-
-    Args:
-        member: of the front.
-        space: of the run.
-        compressor: of the run.
-        quantities: of the run.
-        memory: bytes that may be used.
-        measured_on: the device of the run. It measures again if it is here, otherwise the CPU does.
-        exactly: whether processor and versions are those of the run; then values must be equal to the bit, unless an
-            accelerator measured them.
-
-    Returns:
-        Notes for the user on values that differ a little.
-
-    Raises:
-        RunError: a value differs, or cannot be measured any more.
-    """
-    again = [quantity for quantity in quantities if quantity.form != "called"]
-    device = measured_on if why_unavailable(measured_on) is None else CPU
-    tolerance = _ELSEWHERE_TOLERANCE if measured_on == CPU else _ACCELERATOR_TOLERANCE
-    measurer = Measurer(space, compressor, again, InProcess(compressor, again, memory, device))
-    values, _, _ = measurer.policies([member.policy])
-    if values.failures[0] is not None:
-        raise RunError(f"{member.id} could not be measured again: {values.failures[0]}. Nothing was exported.")
-    notes = []
-    for quantity, now in zip(again, values.values[0].tolist(), strict=True):
-        shown = member.search.get(quantity.name)
-        if shown is None or now == shown:
-            continue
-        if (exactly and measured_on == CPU) or not np.isclose(now, shown, rtol=tolerance, atol=1e-9):
-            raise RunError(
-                f"{quantity.name} of {member.id} is {now!r} now and was {shown!r} in the search, so nothing was "
-                "exported. Were your code, the data or installed versions changed since? Search again with another "
-                "--out to have numbers that hold."
-            )
-        notes.append(f"{quantity.name} of {member.id} is {now:.6g} here and was {shown:.6g} where the run was made")
-    return notes
-
-
-def runs_here(journal: Journal) -> bool:
-    """Whether everything in a journal was measured with the processor and the versions of this process."""
-    return not journal.version_changes and journal.versions == versions()
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Writes a file completely or not at all.
-
-    Raises:
-        RunError: it cannot be written.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with partial.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise RunError(f"{path} cannot be written: {error.strerror}.") from error
+__all__ = [
+    "FORMATS",
+    "ExportOptions",
+    "Exported",
+    "Format",
+    "Origin",
+    "export_all",
+    "export_point",
+    "format_of",
+    "runs_here",
+    "verification_path",
+    "write_file",
+]

@@ -61,13 +61,14 @@ def use(t: Writer, node: Node, layer: Layer, use: Use) -> Value:
     """An operation that reads a layer's weight."""
     weight = _weight(t, layer, node)
     scale, shift = _affine(t, use, weight)
+    name = layer.name if not t.model.has(layer.name) else t.label
+    t.sites.append((layer.name, name))
     if node.target == "aten.embedding.default":
-        return Value(_embedding(t, node, layer, weight, scale, shift), torch.float32)
+        return Value(_embedding(t, node, layer, weight, scale, shift, name), torch.float32)
     assert use.input is not None
     _read(t, node, use, layer, weight)
     grid = t.state.activations.get(node.name)
     integer = grid is not None and weight.per_row
-    name = layer.name if not t.model.has(layer.name) else t.label
     if integer:
         assert grid is not None
         made = _integer(t, node, use, layer, weight, scale, shift, grid, name)
@@ -382,22 +383,22 @@ def _operation(
 
 
 def _embedding(
-    t: Writer, node: Node, layer: Layer, weight: Weight, scale: Array | None, shift: Array | None
+    t: Writer, node: Node, layer: Layer, weight: Weight, scale: Array | None, shift: Array | None, name: str
 ) -> str:
     """Rows of a table, which stays in bytes; its scales are looked up with the rows."""
     indices = t.name_of(t.values[node.args[1].node] if hasattr(node.args[1], "node") else node.args[1])
     if weight.rows is not None or weight.columns is not None:
         raise ExportError(f"{layer.name} is an embedding whose features are pruned; nothing was written.")
     if not weight.per_row:
-        table = _dequantized(t, layer, weight, None, f"{layer.name}.table")
-        values = t.model.node("Gather", [table, indices], layer.name)[0]
+        table = _dequantized(t, layer, weight, None, f"{name}.table")
+        values = t.model.node("Gather", [table, indices], name)[0]
     else:
         assert weight.grid is not None
-        (rows,) = t.model.node("Gather", [_narrow_codes(t, layer, weight, None), indices], layer.name)
-        (rows,) = t.model.node("Cast", [rows], f"{layer.name}.float", to=t.model.element_type("float32"))
-        stored = t.model.constant(weight.grid.scale.numpy(), f"{layer.name}.scales")
-        (factors,) = t.model.node("Gather", [stored, indices], f"{layer.name}.scale")
-        (values,) = t.model.node("Mul", [rows, factors], f"{layer.name}.rows")
+        (rows,) = t.model.node("Gather", [_narrow_codes(t, layer, weight, None), indices], name)
+        (rows,) = t.model.node("Cast", [rows], f"{name}.float", to=t.model.element_type("float32"))
+        stored = t.model.constant(weight.grid.scale.numpy(), f"{name}.scales")
+        (factors,) = t.model.node("Gather", [stored, indices], f"{name}.scale")
+        (values,) = t.model.node("Mul", [rows, factors], f"{name}.rows")
     if scale is not None:
         values = str(t.emit("Mul", values, scale.astype(np.float32)))
     return values if shift is None else str(t.emit("Add", values, shift.astype(np.float32)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -27,9 +26,9 @@ class OnnxModel:
     """
 
     def __init__(self) -> None:
-        self._onnx = _library("onnx")
-        self._helper = _library("onnx.helper")
-        self._numpy_helper = _library("onnx.numpy_helper")
+        self._onnx = _onnx()
+        self._helper = self._onnx.helper
+        self._numpy_helper = self._onnx.numpy_helper
         self._nodes: list[Any] = []
         self._constants: dict[str, Any] = {}
         self._by_content: dict[tuple[str, str, tuple[int, ...]], str] = {}
@@ -126,7 +125,7 @@ def check(model: Any) -> None:
         ExportError: with its reason.
     """
     try:
-        _library("onnx.checker").check_model(model, full_check=True)
+        _onnx().checker.check_model(model, full_check=True)
     except Exception as error:
         raise ExportError(f"onnx's checker refuses the model that was made: {error}") from error
 
@@ -148,9 +147,14 @@ def from_bytes(content: bytes) -> Any:
         ExportError: there is none in it.
     """
     try:
-        return _library("onnx").load_model_from_string(content)
+        return _onnx().load_model_from_string(content)
     except Exception as error:
         raise ExportError(f"no ONNX model can be read from it: {error}") from error
+
+
+def operators_by_name(content: bytes) -> dict[str, str]:
+    """Of each node of a model its operator, by the node's name."""
+    return {node.name: node.op_type for node in from_bytes(content).graph.node}
 
 
 def graph_bytes(content: bytes) -> int:
@@ -186,8 +190,12 @@ def _rename_output(nodes: list[Any], output: str) -> None:
     assert last.op_type == "Identity"  # the output is an input or a constant, and a copy of it is what there is
 
 
-def _library(module: str) -> Any:
+def _onnx() -> Any:
     try:
-        return importlib.import_module(module)
+        import onnx
+        import onnx.checker
+        import onnx.helper
+        import onnx.numpy_helper
     except ImportError as error:
         raise ExportError(f'ONNX files need the package onnx: pip install "evo-mpq[onnx]" ({error})') from error
+    return onnx

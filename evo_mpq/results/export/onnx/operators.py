@@ -457,7 +457,9 @@ def matrix_product(t: Writer, node: Node, left: Any, right: Any) -> str:
     """A product of matrices, of any number of them."""
     if any(t.kept(name) for name in node.inputs):
         raise unsupported(node, "pruned channels")
-    return str(t.emit("MatMul", left, right))
+    product = str(t.emit("MatMul", left, right))
+    t.sites += [(site.name, product) for site in t.network.products if site.node == node.name]
+    return product
 
 
 def product_and_sum(t: Writer, node: Node, bias: Any, left: Any, right: Any, *, beta: Any = 1, alpha: Any = 1) -> str:
@@ -502,7 +504,9 @@ def attention(
     if grouped:
         key, value = (_shared_heads(t, tensor, shape[-3], t.shape(node.args[1].node)) for tensor in (key, value))
     order = [*range(rank - 2), rank - 1, rank - 2]
+    sites = [product.name for product in t.network.products if product.node == node.name]
     scores = t.emit("MatMul", query, t.emit("Transpose", key, perm=order))
+    t.sites += [(site, scores) for site in sites[:1]]
     scores = t.emit("Mul", scores, float(shape[-1] ** -0.5 if scale is None else scale))
     if is_causal:
         lengths = _lengths(t, node)
@@ -516,7 +520,9 @@ def attention(
         made = Value(str(weights), torch.float32)
         t.values[f"{node.name}@weights"] = made
         weights = t.on_grid(made, weights_on)
-    return str(t.emit("MatMul", weights, value))
+    product = str(t.emit("MatMul", weights, value))
+    t.sites += [(site, product) for site in sites[1:]]
+    return product
 
 
 def _lengths(t: Writer, node: Node) -> str:

@@ -76,6 +76,7 @@ class Writer:
         active: names of the nodes that are needed.
         node: that is being translated.
         unpacked: names of tensors of codes, by layer and content.
+        sites: names of layers and products, each with that of the node that multiplies.
         zero_points: codes that mean 0, by name of the dequantized tensor.
     """
 
@@ -91,6 +92,7 @@ class Writer:
         self._examples = _examples(self.network)
         self._kept: dict[str, Kept] = {}
         self.unpacked: dict[tuple[str, bytes, tuple[int, ...]], str] = {}
+        self.sites: list[tuple[str, str]] = []
         self.zero_points: dict[str, int] = {}
         self._rounded: dict[tuple[str, int, float, int], str] = {}
         self.node: Node | None = None
