@@ -214,7 +214,8 @@ class Run:
         """Exports every member of the front into a folder, with an ``index.json``; see `export`.
 
         Raises:
-            EvoMpqError: as `export` does; what does not compute what the front shows is kept aside, the rest is written.
+            EvoMpqError: as `export` does; members that do not compute what the front shows are kept aside, all others
+                are written.
         """
         with fixed_threads(self._problem.settings.compute.threads):
             return export_all(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class Command(TyperCommand):
     """A command that tells what its user can put right in one message, without a traceback.
 
-    Exit codes: that of an `EvoMpqError`, mostly 2, and 130 for Ctrl-C. ``--debug`` shows the traceback before the message.
+    Exit codes: that of an `EvoMpqError`, mostly 2, and 130 for Ctrl-C. ``--debug`` shows the traceback before.
     """
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]  # typer's own class of context
@@ -298,7 +298,7 @@ def export(
     from evo_mpq.console import ConsoleReporter
     from evo_mpq.results.export import format_of, verification_path
 
-    options = {
+    options: dict[str, Any] = {
         "verify": verify,
         "force": force,
         "linear": linear.value,
@@ -309,11 +309,11 @@ def export(
     with reporter.running():
         found = Run.open(directory, base, reporter)
         if everything:
-            chosen = format_of(out) if form is None else form.value
+            chosen: Any = format_of(out) if form is None else form.value
             exported = found.export_all(out=out, format=chosen, progress=reporter.stage, **options)
         else:
             member = found.pick(pick)
-            wanted = None if form is None else form.value
+            wanted: Any = None if form is None else form.value
             exported = found.export(member, out=out, format=wanted, progress=reporter.stage, **options)
     for note in exported.notes:
         reporter.note(note)

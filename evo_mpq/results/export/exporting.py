@@ -116,7 +116,7 @@ def export_point(
     verification = None
     if options.verify:
         progress(0, 0, f"verifying {path.name}")
-        verification = _verified(origin, member, module, path, draft, progress)
+        verification = _verified(origin, member, module, path, draft)
     write_file(path, draft.content)
     told = (*notes, *(() if verification is None else verification.notes))
     if verification is not None:
@@ -175,7 +175,9 @@ def export_all(
         entries.append(_entry(member, path, verification, holds=None if verification is None else True))
     write_file(folder / "index.json", _json({"format": form, "points": entries}))
     if wrong:
-        raise MismatchError("\n".join([*wrong, f"{len(members) - len(wrong)} of {len(members)} points are in {folder}."]))
+        raise MismatchError(
+            "\n".join([*wrong, f"{len(members) - len(wrong)} of {len(members)} points are in {folder}."])
+        )
     return Exported(folder, tuple(notes))
 
 
@@ -196,16 +198,33 @@ class _Draft:
 
     Attributes:
         content: of the file.
-        open: makes runtimes of a file that holds it, and what is to be said of it.
+        open: makes runtimes of a file that holds it, and says what is to be said of it.
+        graph_bytes: see `Verification`.
     """
 
     content: bytes
-    open: Callable[[Path], tuple[Mapping[str, Run], Mapping[str, str], Sequence[Mapping[str, Any]], Sequence[str]]]
+    open: Callable[[Path], _Opened]
+    graph_bytes: int | None = None
 
 
-def _verified(
-    origin: Origin, member: Member, module: CompressedModule, path: Path, draft: _Draft, progress: Progress
-) -> Verification:
+@dataclass(frozen=True, eq=False)
+class _Opened:
+    """A file in the runtimes that it is verified in.
+
+    Attributes:
+        runs: by name of the runtime.
+        versions: likewise.
+        kernels: see `Verification`.
+        notes: likewise.
+    """
+
+    runs: Mapping[str, Run]
+    versions: Mapping[str, str]
+    kernels: tuple[Mapping[str, Any], ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def _verified(origin: Origin, member: Member, module: CompressedModule, path: Path, draft: _Draft) -> Verification:
     """What a draft computes; it is written where the file will be, but hidden, and deleted again.
 
     Raises:
@@ -214,23 +233,29 @@ def _verified(
     hidden = path.with_name(f".{path.name}.unverified{path.suffix}")
     try:
         write_file(hidden, draft.content)
-        runs, versions, kernels, notes = draft.open(hidden)
+        opened = draft.open(hidden)
         network = origin.compressor.network
-        checks = compare(runs, module, member, network, origin.quantities, finished=origin.finished)
+        checks = compare(opened.runs, module, member, network, origin.quantities, finished=origin.finished)
     finally:
         hidden.unlink(missing_ok=True)
     packed = origin.compressor.packed_bytes(member.policy)
-    told = [*notes]
+    told = opened.notes
     if not origin.finished:
-        told.append("the run is not finished, so that nothing was compared on the test split")
-    found = Verification(checks, versions, len(draft.content), packed, tuple(kernels), tuple(told))
+        told += ("the run is not finished, so that nothing was compared on the test split",)
+    sizes = len(draft.content), packed, draft.graph_bytes
+    found = Verification(checks, opened.versions, *sizes, opened.kernels, told)
     if not found.holds:
         kept = aside(path)
         write_file(kept, draft.content)
         write_file(verification_path(kept), _json(found.to_json()))
         listed = "\n".join(f"  {line}" for line in found.lines())
-        only = len(runs) > 1 and all(check.holds for check in checks if check.runtime == "ONNX Runtime")
-        hint = " Only OpenVINO differs: --runtime onnxruntime verifies without it." if only else ""
+        only = len(opened.runs) > 1 and all(check.holds for check in checks if check.runtime == "ONNX Runtime")
+        hint = (
+            " Only OpenVINO differs, which rounds residual additions otherwise: --runtime onnxruntime verifies without "
+            "it, and --runtime openvino writes a file that it runs exactly."
+            if only
+            else ""
+        )
         raise MismatchError(
             f"the file of {member.id} does not compute what the front shows, so it is not {path}; it is kept as {kept} "
             f"for a look.{hint}\n{listed}"
@@ -251,17 +276,16 @@ def _packed(compressor: Compressor, module: CompressedModule, member: Member) ->
 def _onnx(origin: Origin, member: Member, module: CompressedModule, options: ExportOptions) -> _Draft:
     # Imported here, so that all else works without the packages for ONNX.
     from evo_mpq.results.export.onnx import file as onnx_files
+    from evo_mpq.results.export.onnx.model import graph_bytes
     from evo_mpq.results.export.onnx.onnx_runtime import OnnxRuntime, saturates
     from evo_mpq.results.export.onnx.openvino_runtime import OpenVino, is_installed
     from evo_mpq.results.export.onnx.writer import Options
 
-    chosen = Options(options.linear, options.portable)
+    chosen = Options(options.linear, options.portable, apart=options.runtimes == ("openvino",))
     metadata = onnx_files.metadata_of(member, origin.compressor, chosen, verified=options.verify)
     made = onnx_files.onnx_file(origin.compressor, module, chosen, metadata)
 
-    def open_(
-        path: Path,
-    ) -> tuple[Mapping[str, Run], Mapping[str, str], Sequence[Mapping[str, Any]], Sequence[str]]:
+    def open_(path: Path) -> _Opened:
         wanted = options.runtimes or (("onnxruntime", "openvino") if is_installed() else ("onnxruntime",))
         runtime = OnnxRuntime(path, origin.threads)
         runs: dict[str, Any] = {OnnxRuntime.name: runtime} if "onnxruntime" in wanted else {}
@@ -269,9 +293,9 @@ def _onnx(origin: Origin, member: Member, module: CompressedModule, options: Exp
             runs[OpenVino.name] = OpenVino(path, origin.threads)
         rows = onnx_files.kernels(made, runtime, module)
         notes = onnx_files.kernel_notes(rows, chosen, saturating=saturates(origin.threads))
-        return runs, {name: run.version for name, run in runs.items()}, rows, notes
+        return _Opened(runs, {name: run.version for name, run in runs.items()}, rows, tuple(notes))
 
-    return _Draft(made.content, open_)
+    return _Draft(made.content, open_, graph_bytes(made.content))
 
 
 def _torch(origin: Origin, member: Member, module: CompressedModule, options: ExportOptions) -> _Draft:
@@ -284,11 +308,9 @@ def _torch(origin: Origin, member: Member, module: CompressedModule, options: Ex
         "evo-mpq.verification": "torch against the front" if options.verify else "none (--no-verify)",
     }
 
-    def open_(
-        path: Path,
-    ) -> tuple[Mapping[str, Run], Mapping[str, str], Sequence[Mapping[str, Any]], Sequence[str]]:
+    def open_(path: Path) -> _Opened:
         program = TorchProgram(path)
-        return {program.name: program}, {program.name: program.version}, (), ()
+        return _Opened({program.name: program}, {program.name: program.version})
 
     return _Draft(program_bytes(module, origin.compressor.network, metadata), open_)
 

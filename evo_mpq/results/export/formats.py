@@ -34,7 +34,7 @@ class ExportOptions:
     """How a point is written.
 
     Attributes:
-        linear: in ONNX, how linear layers with 4-bit weights and float activations are stored: ``"qdq"`` or ``"nbits"``.
+        linear: in ONNX, how linear layers with 4-bit weights and float activations are stored: ``"qdq"``, ``"nbits"``.
         portable: in ONNX, weights that no processor's integer kernels saturate with.
         verify: whether the file is run and compared with the front.
         runtimes: that an ONNX file is verified in; empty for all that are installed.

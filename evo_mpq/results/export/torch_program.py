@@ -49,7 +49,7 @@ def program_bytes(module: CompressedModule, network: Network, metadata: dict[str
         ExportError: torch cannot export it.
     """
     examples = tuple(entry.zeros() for entry in network.signature)
-    dynamic = tuple({axis: torch.export.Dim.DYNAMIC for axis in entry.dynamic} for entry in network.signature)
+    dynamic = tuple(dict.fromkeys(entry.dynamic, torch.export.Dim.DYNAMIC) for entry in network.signature)
     content = io.BytesIO()
     try:
         with torch.no_grad():
@@ -84,5 +84,3 @@ class TorchProgram:
         with torch.no_grad():
             output: torch.Tensor = self._run(*inputs)
         return output
-
-

@@ -76,6 +76,7 @@ class Verification:
         runtimes: versions of what ran the file, by name.
         file_bytes: length of the file.
         packed_bytes: length of the packed file: the size that the front shows.
+        graph_bytes: what of the file is no weights: operations, names and shapes; None where that cannot be told.
         kernels: layer by layer, what runs it.
         notes: for people.
     """
@@ -84,6 +85,7 @@ class Verification:
     runtimes: Mapping[str, str]
     file_bytes: int
     packed_bytes: int
+    graph_bytes: int | None = None
     kernels: tuple[Mapping[str, Any], ...] = ()
     notes: tuple[str, ...] = field(default=())
 
@@ -99,6 +101,7 @@ class Verification:
             "runtimes": dict(self.runtimes),
             "file_bytes": self.file_bytes,
             "packed_bytes": self.packed_bytes,
+            "graph_bytes": self.graph_bytes,
             "checks": [check.to_json() for check in self.checks],
             "kernels": [dict(kernel) for kernel in self.kernels],
             "notes": list(self.notes),
@@ -124,8 +127,12 @@ class Verification:
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in [header, *rows]
         ]
-        ratio = self.file_bytes / max(1, self.packed_bytes)
-        return [*table, f"{self.file_bytes:,} bytes; packed {self.packed_bytes:,} bytes ({ratio:.2f}x)"]
+        size = f"{self.file_bytes:,} bytes"
+        if self.graph_bytes is not None:
+            size += (
+                f", {self.graph_bytes:,} of them for the graph and {self.file_bytes - self.graph_bytes:,} for numbers"
+            )
+        return [*table, f"{size}; packed {self.packed_bytes:,} bytes"]
 
 
 def compare(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -115,10 +115,9 @@ def _concatenated(node: Node, kept: Callable[[str], Kept], shape: Callable[[str]
     along = (node.args[1] if len(node.args) > 1 else 0) % rank
     found: dict[int, Positions] = {}
     for axis in {axis for name in names for axis in kept(name)} - {along}:
-        columns = [kept(name).get(axis) for name in names]
-        if any(at is None or not np.array_equal(at, columns[0]) for at in columns):
+        columns = [kept(name)[axis] for name in names if axis in kept(name)]
+        if len(columns) < len(names) or not all(np.array_equal(at, columns[0]) for at in columns):
             raise mixing(node)
-        assert columns[0] is not None
         found[axis] = columns[0]
     parts, start = [], 0
     for name in names:

@@ -95,7 +95,9 @@ def kernel_notes(rows: Sequence[Mapping[str, Any]], options: Options, *, saturat
     integer = [row["name"] for row in rows if row["integer"]]
     floats = [row["name"] for row in rows if not row["integer"]]
     simulated = [row["name"] for row in rows if row["simulated"]]
-    notes = [f"integer kernels run {len(integer)} of {len(rows)} layers" + (f"; floats: {_some(floats)}" if floats else "")]
+    notes = [
+        f"integer kernels run {len(integer)} of {len(rows)} layers" + (f"; floats: {_some(floats)}" if floats else "")
+    ]
     if simulated:
         notes.append(f"activations below 8 bits are simulated in bytes, and save no time: {_some(simulated)}")
     notes.append(f"this processor multiplies bytes with: {integer_instructions()}")

@@ -110,7 +110,11 @@ def _weight(t: Writer, layer: Layer, node: Node) -> Weight:
     n_inner = int(np.prod(inner, dtype=np.int64))
     shape = (matrix.shape[0], matrix.shape[1] // n_inner, *inner)
     return Weight(
-        matrix.detach().numpy(), grid, None if rows is None else rows.numpy(), None if columns is None else columns.numpy(), shape
+        matrix.detach().numpy(),
+        grid,
+        None if rows is None else rows.numpy(),
+        None if columns is None else columns.numpy(),
+        shape,
     )
 
 

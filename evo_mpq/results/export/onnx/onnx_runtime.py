@@ -84,9 +84,7 @@ def saturates(threads: int = 1) -> bool:
     (values,) = model.node("DequantizeLinear", [codes, one, zero], "values")
     (matrix,) = model.node("DequantizeLinear", [weights, ones, zeros], "matrix", axis=0)
     (product,) = model.node("Gemm", [values, matrix], "product", transB=1)
-    content = to_bytes(
-        model.finish(product, "float32", ["batch", n], name="saturation", producer=("evo-mpq", "")), {}
-    )
+    content = to_bytes(model.finish(product, "float32", ["batch", n], name="saturation", producer=("evo-mpq", "")), {})
     session = onnxruntime.InferenceSession(content, _options(onnxruntime, threads), providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {"input": np.full((4, n), 255, dtype=np.float32)})
     return not bool((found == 127 * 255 * n).all())

@@ -386,12 +386,12 @@ def reduction(op: str) -> Operator:
 def _mean(t: Writer, node: Node, x: Any, axes: Sequence[int], keep: bool) -> str:
     """Over axes, in the form that runtimes compute right and fast.
 
-    OpenVINO computes means of integers that are not centered around zero wrongly in some surroundings. It moves no
-    dequantization behind a maximum, and one with the lowest number changes nothing.
+    OpenVINO computes means of integers that are not centered around zero wrongly in some surroundings, and must leave
+    the dequantization where it is.
     """
     shape, name = t.shape(_source(node)), t.name_of(x)
     if t.zero_points.get(name):
-        name = str(t.emit("Max", name, float(np.finfo(np.float32).min)))
+        name = t.untouchable(Value(name, torch.float32)).name
     if len(shape) == 4 and list(axes) == [2, 3]:  # a kernel of its own, also for integers
         pooled = t.emit("GlobalAveragePool", name)
         return str(pooled if keep else t.emit("Flatten", pooled, axis=1))
@@ -427,15 +427,17 @@ def convolution(t: Writer, node: Node, inputs: Sequence[str], kernel: Sequence[i
         name: of the operation.
     """
     rank = len(kernel)
-    _, _, _, stride, padding, dilation, *_ = (*node.args, *[None] * 6)
+    stride, padding, dilation = (*node.args, *[None] * 6)[3:6]
     strides, dilations = _per_axis(stride, rank, 1), _per_axis(dilation, rank, 1)
     if padding == "same":
         totals = [d * (k - 1) for d, k in zip(dilations, kernel, strict=True)]
         pads = [total // 2 for total in totals] + [total - total // 2 for total in totals]
     else:
         pads = _per_axis(None if padding == "valid" else padding, rank, 0) * 2
-    attributes = {"kernel_shape": list(kernel), "strides": strides, "pads": pads, "dilations": dilations}
-    return t.model.node("Conv", inputs, name, group=groups, **attributes)[0]
+    window = list(kernel)
+    return t.model.node(
+        "Conv", inputs, name, group=groups, kernel_shape=window, strides=strides, pads=pads, dilations=dilations
+    )[0]
 
 
 def plain_convolution(t: Writer, node: Node, x: Any, weight: Any, bias: Any = None, *args: Any, **kwargs: Any) -> str:
@@ -551,7 +553,7 @@ def plain_attention(t: Writer, node: Node, query: Any, key: Any, value: Any, *ar
     """Attention of which nothing is quantized."""
     if any(t.kept(name) for name in node.inputs):
         raise unsupported(node, "pruned channels")
-    mask, _, is_causal, scale, grouped = (*args, *(None, 0.0, False, None, False)[len(args) :])
+    mask, _, is_causal, scale, grouped = _filled_up(args, None, 0.0, False, None, False)
     mask, is_causal = kwargs.get("attn_mask", mask), kwargs.get("is_causal", is_causal)
     scale, grouped = kwargs.get("scale", scale), kwargs.get("enable_gqa", grouped)
     return attention(t, node, query, key, value, mask, is_causal, scale, grouped)
@@ -568,10 +570,10 @@ def pool(op: str, rank: int) -> Operator:
             "pads": _per_axis(padding, rank, 0) * 2,
         }
         if op == "MaxPool":
-            dilation, ceil = (*args, *(1, False)[len(args) :])[:2]
+            dilation, ceil = _filled_up(args, 1, False)[:2]
             attributes |= {"dilations": _per_axis(dilation, rank, 1), "ceil_mode": int(ceil)}
         else:
-            ceil, counts, divisor = (*args, *(False, True, None)[len(args) :])[:3]
+            ceil, counts, divisor = _filled_up(args, False, True, None)[:3]
             if divisor is not None:
                 raise unsupported(node, "a divisor of its own")
             attributes |= {"count_include_pad": int(counts), "ceil_mode": int(ceil)}
@@ -595,7 +597,9 @@ def adaptive_average(t: Writer, node: Node, x: Value, sizes: Any) -> str:
 
 def pad(t: Writer, node: Node, x: Value, pads: Sequence[Any], *args: Any) -> str:
     """More places around; the last axis comes first in ``pads``."""
-    mode, value = ("constant", args[0] if args else 0.0) if "constant_pad" in node.target else (*args, "constant", None)[:2]
+    mode, value = (
+        ("constant", args[0] if args else 0.0) if "constant_pad" in node.target else (*args, "constant", None)[:2]
+    )
     if mode not in ("constant", "reflect", "replicate"):
         raise unsupported(node, f"the mode {mode}")
     rank = len(t.shape(node.name))
@@ -611,7 +615,7 @@ def pad(t: Writer, node: Node, x: Value, pads: Sequence[Any], *args: Any) -> str
 
 def layer_norm(t: Writer, node: Node, x: Any, shape: Sequence[int], *args: Any) -> str:
     """Mean and spread over the last axes set."""
-    weight, bias, epsilon, *_ = (*args, *(None, None, 1e-5)[len(args) :])
+    weight, bias, epsilon, *_ = _filled_up(args, None, None, 1e-5)
     if any(axis >= len(t.shape(node.name)) - len(shape) for axis in t.kept(_source(node))):
         raise unsupported(node, "pruned channels")
     factor = torch.ones(tuple(shape)) if weight is None else weight
@@ -620,12 +624,11 @@ def layer_norm(t: Writer, node: Node, x: Any, shape: Sequence[int], *args: Any) 
 
 def group_norm(t: Writer, node: Node, x: Any, groups: int, *args: Any) -> str:
     """Mean and spread of groups of channels set."""
-    weight, bias, epsilon, *_ = (*args, *(None, None, 1e-5)[len(args) :])
+    weight, bias, epsilon, *_ = _filled_up(args, None, None, 1e-5)
     channels = t.shape(node.name)[1]
     factor = torch.ones(channels) if weight is None else weight
     shift = torch.zeros(channels) if bias is None else bias
-    attributes = {"num_groups": groups, "epsilon": float(epsilon)}
-    return str(t.emit("GroupNormalization", x, factor, shift, **attributes))
+    return str(t.emit("GroupNormalization", x, factor, shift, num_groups=groups, epsilon=float(epsilon)))
 
 
 def batch_norm(t: Writer, node: Node, x: Any, *args: Any) -> list[str]:
@@ -711,6 +714,11 @@ def unsupported(node: Node, what: str) -> ExportError:
 def _plain(node: Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     if args or kwargs:
         raise unsupported(node, f"further arguments ({[*args, *kwargs]})")
+
+
+def _filled_up(args: Sequence[Any], *defaults: Any) -> tuple[Any, ...]:
+    """Arguments, those that were left out by their defaults."""
+    return (*args, *defaults[len(args) :])
 
 
 def _per_axis(value: Any, rank: int, default: int) -> list[int]:

@@ -1,8 +1,9 @@
 """Weights of 2 to 7 bits as packed bytes, and the constant subgraph that turns them into 8-bit integers.
 
 A code of ``b`` bits is cut into planes of 4, 2 and 1 bits (7 = 4 + 2 + 1), each packed without a gap. Each byte of a
-plane is a row of a constant table of 256 rows that holds the codes in it, already in their place; so a ``Gather`` unpacks it, and the planes are added. A runtime computes all of that once, while it loads the file. Shifts
-and masks of bits say the same in fewer nodes, but OpenVINO computes them wrongly.
+plane names a row of a constant table of 256 rows that holds the codes in it, already in their place; so a ``Gather``
+unpacks it, and the planes are added. A runtime computes all of that once, while it loads the file. Shifts and masks of
+bits say the same in fewer nodes, but OpenVINO computes them wrongly.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def pack_plane(codes: Codes, width: int, lowest: int) -> npt.NDArray[np.uint8]:
     padded = np.zeros(-(-len(parts) // per_byte) * per_byte, dtype=np.int64)
     padded[: len(parts)] = parts
     shifts = np.arange(per_byte) * width
-    return (padded.reshape(-1, per_byte) << shifts).sum(1).astype(np.uint8)
+    return np.asarray((padded.reshape(-1, per_byte) << shifts).sum(1), dtype=np.uint8)
 
 
 def plane_table(model: OnnxModel, width: int, factor: int) -> str:
@@ -58,7 +59,9 @@ def plane_table(model: OnnxModel, width: int, factor: int) -> str:
         (rows,) = model.node("Reshape", [_byte_numbers(model), column], f"{name}.bytes")
         powers = model.constant((1 << np.arange(8 // width) * width).astype(np.int32), f"powers{width}")
         (parts,) = model.node("Div", [rows, powers], f"{name}.shifted")
-        (parts,) = model.node("Mod", [parts, model.constant(np.array(2**width, dtype=np.int32), "base")], f"{name}.part")
+        (parts,) = model.node(
+            "Mod", [parts, model.constant(np.array(2**width, dtype=np.int32), "base")], f"{name}.part"
+        )
         model.node("Mul", [parts, model.constant(np.array(factor, dtype=np.int32), "factor")], name)
     return name
 
@@ -107,6 +110,8 @@ def unpacked(model: OnnxModel, codes: Codes, bits: int, lowest: int, name: str) 
         total = parts if total is None else model.node("Add", [total, parts], f"{plane}.sum")[0]
     assert total is not None
     if lowest:
-        (total,) = model.node("Add", [total, model.constant(np.array(lowest, dtype=np.int32), "lowest")], f"{name}.signed")
+        (total,) = model.node(
+            "Add", [total, model.constant(np.array(lowest, dtype=np.int32), "lowest")], f"{name}.signed"
+        )
     shape = model.constant(np.array(codes.shape), "shape")
     return model.node("Reshape", [total, shape], f"{name}.unpacked")[0]

@@ -8,7 +8,7 @@ edges are written with what the policy makes of them (`layers`), everything else
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -34,8 +34,10 @@ def translated(t: Writer) -> Any:
     products = {product.node for product in network.products}
     names = input_names(network)
     batch_sizes = [
-        ["batch" if axis == 0 else f"{name}_{axis}" if axis in entry.dynamic else size
-         for axis, size in enumerate(entry.shape)]
+        [
+            "batch" if axis == 0 else f"{name}_{axis}" if axis in entry.dynamic else size
+            for axis, size in enumerate(entry.shape)
+        ]
         for name, entry in zip(names, network.signature, strict=True)
     ]
     for node in graph:
@@ -61,8 +63,7 @@ def translated(t: Writer) -> Any:
     output = graph[graph.output]
     t.node = output
     sizes: list[int | str] = [
-        "batch" if axis == 0 else f"output_{axis}" if size is None else size
-        for axis, size in enumerate(output.shape)
+        "batch" if axis == 0 else f"output_{axis}" if size is None else size for axis, size in enumerate(output.shape)
     ]
     return t.model.finish(
         t.name_of(t.values[output.name]),
@@ -75,6 +76,8 @@ def translated(t: Writer) -> Any:
 
 def _call(t: Writer, node: Node, *, quantizes: bool) -> Any:
     read = {name: t.edge(name) for name in t.network.edges.get(node.name, ())}
+    if t.options.apart and node.target in _MEETING_PLACES:
+        read = {name: None if value is None else t.untouchable(value) for name, value in read.items()}
     args, kwargs = substitute(
         (node.args, dict(node.kwargs or {})), lambda ref: read.get(ref.node) or t.values[ref.node]
     )
@@ -116,7 +119,9 @@ def input_names(network: Network) -> list[str]:
     n = len(network.signature)
     keyed, _ = pytree.tree_flatten_with_path(pytree.tree_unflatten(list(range(n)), network.structure))
     named = ["_".join(str(getattr(part, "key", getattr(part, "idx", ""))) for part in path) for path, _ in keyed]
-    return [name if name and not name[0].isdigit() else "input" if n == 1 else f"input_{i}" for i, name in enumerate(named)]
+    return [
+        name if name and not name[0].isdigit() else "input" if n == 1 else f"input_{i}" for i, name in enumerate(named)
+    ]
 
 
 def unknown_operation(node: Node) -> ExportError:

@@ -51,10 +51,14 @@ class Options:
             integers, which ONNX Runtime runs with its own kernel; ``"qdq"`` unpacks them into floats at load.
         portable: weights so that kernels for processors without VNNI instructions cannot saturate: 8-bit weights are
             stored as unsigned integers, whose kernels are slower and add up without loss.
+        apart: additions of branches in floats, each branch rounded before. OpenVINO adds a branch to the sums of a
+            convolution before it rounds them, which is nearer to the float network than what was measured; with this it
+            does not, and ONNX Runtime's integer additions are lost.
     """
 
     linear: Linear = "qdq"
     portable: bool = False
+    apart: bool = False
 
 
 class Writer:
@@ -138,7 +142,7 @@ class Writer:
         """The name of a tensor that holds a value; one that is given as a name already has it.
 
         Args:
-            value: a name, a `Value` or `Size`, a torch tensor, a numpy array or a number; None is an input that is left out.
+            value: a name, a `Value` or `Size`, a tensor, an array or a number; None is an input that is left out.
             dtype: of a number or a constant tensor.
         """
         if value is None:
@@ -210,6 +214,10 @@ class Writer:
             (self._rounded[key],) = self.model.node("DequantizeLinear", [codes, scale, zero], base)
             self.zero_points[self._rounded[key]] = grid.zero_point
         return Value(self._rounded[key], torch.float32)
+
+    def untouchable(self, x: Value) -> Value:
+        """The same value behind an operation that OpenVINO moves nothing across: a maximum with the lowest number."""
+        return Value(str(self.emit("Max", x, float(np.finfo(np.float32).min))), x.dtype)
 
     def in_fine_steps(self, x: Value, grid: ActivationGrid) -> Value:
         """A value that is on a grid of fewer than 8 bits, with codes that use the whole byte.
