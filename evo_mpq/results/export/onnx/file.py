@@ -9,7 +9,6 @@ from typing import Any
 
 from evo_mpq.compress.compressor import Compressor
 from evo_mpq.compress.module import CompressedModule
-from evo_mpq.compress.quantizers import UNTOUCHED_BITS
 from evo_mpq.results.export.onnx.model import to_bytes
 from evo_mpq.results.export.onnx.onnx_runtime import INTEGER_KERNELS, OnnxRuntime
 from evo_mpq.results.export.onnx.processor import integer_instructions
@@ -104,13 +103,13 @@ def kernel_notes(rows: Sequence[Mapping[str, Any]], options: Options, *, saturat
     risky = [
         row["name"]
         for row in rows
-        if row["integer"] and row["weight_bits"] == 8 and row["activation_bits"] not in (2, 3, 4, 5, 6, UNTOUCHED_BITS)
+        if row["integer"] and row["kernel"] != "MatMulNBits"
     ]
     if risky and not options.portable:
         where = "here" if saturating else "on processors without VNNI instructions"
         notes.append(
-            f"kernels of uint8 activations and int8 weights saturate {where}, in layers with 8-bit weights: "
-            f"{_some(risky)}; --portable stores these as uint8, which is slower and loses nothing"
+            f"kernels of uint8 activations and int8 weights may saturate {where}; --portable writes weights that do "
+            "not: smaller codes, and 8-bit weights as uint8, whose kernels are slower"
         )
     return notes
 

@@ -28,7 +28,7 @@ from evo_mpq.results.export.onnx.writer import Value, Writer, fine_grid
 
 _LARGEST_BIAS = 2**30  # of an integer bias; the sums of products need the rest of 32 bits
 
-_LARGEST_PRODUCT = 64  # of a code with its factor, see `code_factors`
+_LARGEST_PRODUCT, _SMALL_PRODUCT = 127, 64  # of a code with its factor, see `code_factors`
 
 _SMALLEST_BLOCK, _LARGEST_BLOCK = 16, 256  # of weights that share a scale in ONNX Runtime's 4-bit kernel
 
@@ -188,7 +188,10 @@ def _integer(
     in_bias = layer.kind.startswith("conv") or len(t.shape(use.input)) == 2
     if shift is not None and in_bias:
         x, grid = t.in_fine_steps(x, grid), fine_grid(grid)
-    factors = code_factors(weight, shift, np.float32(grid.scale) * scales) if in_bias and shift is not None else None
+    factors = None
+    if in_bias and shift is not None:
+        most = _SMALL_PRODUCT if t.options.portable else _LARGEST_PRODUCT
+        factors = code_factors(weight, shift, np.float32(grid.scale) * scales, most)
     if factors is not None:
         scales = scales / factors
     unsigned = t.options.portable and weight.grid.bits == 8
@@ -208,28 +211,29 @@ def _integer(
     return _operation(t, node, layer, x, values, bias, None, weight, name)
 
 
-def code_factors(weight: Weight, shift: Array, step: Array) -> Array | None:
+def code_factors(weight: Weight, shift: Array, step: Array, most: int) -> Array | None:
     """``(rows,)`` what the codes of each row are multiplied with, so that its integer bias says what it should.
 
     A bias is a whole number of steps of the products, and those of 2-bit weights are as coarse as the codes of their
     outputs. Codes of fewer than 8 bits leave room in a byte: every factor up to the largest gives other steps, and the
-    one by which the bias is rounded least is taken. Products stay within ±64, so that those of two neighbors with any
-    activation fit into 16 bits, and kernels without VNNI instructions cannot saturate.
+    one by which the bias is rounded least is taken.
 
     Args:
         weight: of symmetric codes.
         shift: ``(rows,)`` the biases.
         step: ``(rows,)`` of the products of each row's codes.
+        most: that a code and its factor may make. Up to 64, products of two neighbors with any activation fit into 16
+            bits, and kernels without VNNI instructions cannot saturate; up to 127, steps are twice as fine.
     """
     assert weight.grid is not None
     if weight.grid.bits == 8:
         return None
     largest = np.abs(weight.matrix.astype(np.int64)).max(1).clip(1)
-    most = _LARGEST_PRODUCT // largest
-    factors = np.arange(1, _LARGEST_PRODUCT + 1)
+    highest = most // largest
+    factors = np.arange(1, most + 1)
     steps = step[:, None].astype(np.float64) / factors
     error = np.abs(np.round(shift[:, None] / steps) * steps - shift[:, None])
-    error[(factors > most[:, None]) | (2 * factors < most[:, None])] = np.inf
+    error[(factors > highest[:, None]) | (2 * factors < highest[:, None])] = np.inf
     return np.asarray(factors[error.argmin(1)], dtype=np.uint8)
 
 

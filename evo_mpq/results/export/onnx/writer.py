@@ -49,8 +49,9 @@ class Options:
     Attributes:
         linear: how linear layers with 4-bit weights and float activations are stored: ``"nbits"`` as blocks of 4-bit
             integers, which ONNX Runtime runs with its own kernel; ``"qdq"`` unpacks them into floats at load.
-        portable: weights so that kernels for processors without VNNI instructions cannot saturate: 8-bit weights are
-            stored as unsigned integers, whose kernels are slower and add up without loss.
+        portable: weights so that kernels for processors without VNNI instructions cannot saturate: codes of fewer than 8
+            bits stay within ±64, and 8-bit weights are stored as unsigned integers, whose kernels are slower and add up
+            without loss.
         apart: additions of branches in floats, each branch rounded before. OpenVINO adds a branch to the sums of a
             convolution before it rounds them, which is nearer to the float network than what was measured; with this it
             does not, and ONNX Runtime's integer additions are lost.
