@@ -81,7 +81,7 @@ def kernels(file: OnnxFile, runtime: OnnxRuntime, module: CompressedModule) -> t
                 "name": site,
                 "weight_bits": layer.weight_bits,
                 "activation_bits": layer.activation_bits,
-                "kernel": kernel or "merged into another one",
+                "kernel": kernel or "floats, merged with the activation",
                 "integer": kernel in INTEGER_KERNELS,
                 "simulated": layer.activation_bits < 8,
             }

@@ -292,7 +292,8 @@ def _float(
     x = _input(t, use, layer, weight, grid)
     if grid is None and t.options.linear == "nbits" and (block := _block(layer, weight)) is not None:
         product = t.model.node("MatMul", [t.name_of(x), _blocked(t, weight, scale, block, name)], name)[0]
-        return product if shift is None else str(t.emit("Add", product, shift))
+        # Subtracted, since ONNX Runtime merges a product and a sum into an operation that its 4-bit kernel is not for.
+        return product if shift is None else str(t.emit("Sub", product, -shift))
     if grid is None:
         values = _dequantized(t, layer, weight, scale, name)
         bias = None if shift is None else t.model.constant(shift.astype(np.float32), f"{name}.bias")

@@ -62,9 +62,13 @@ class OnnxRuntime:
         return torch.from_numpy(np.ascontiguousarray(output))
 
     def kernel(self, node: str) -> str | None:
-        """The operator that a node of the file became, None if it was merged into another one."""
+        """The operator that a node of the file became.
+
+        None if it was merged with its activation into a node of that one's name, as happens to floats alone.
+        """
+        names = (node, f"{node}_nchwc", f"{node}/MatMulAddFusion")
         for name, operator in self._operators.items():
-            if name == node or name.startswith((f"{node}_token_", f"{node}/MatMulAddFusion")):
+            if name in names or name.startswith(f"{node}_token_"):
                 return operator
         return None
 
