@@ -284,6 +284,9 @@ def export(
     portable: Annotated[
         bool, typer.Option("--portable", help="ONNX: weights that saturate no processor's kernels; slower at 8 bits.")
     ] = False,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="ONNX: what was measured to the last bits, in floats: no integer kernels.")
+    ] = False,
     base: Base = None,
     debug: Debug = False,
 ) -> None:
@@ -303,6 +306,7 @@ def export(
         "force": force,
         "linear": linear.value,
         "portable": portable,
+        "exact": exact,
         "runtimes": tuple(runtime.value for runtime in runtimes or ()),
     }
     reporter = ConsoleReporter()

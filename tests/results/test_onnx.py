@@ -163,6 +163,14 @@ class TestOutputs:
             found = plainly(content_of(compressor, policy, portable=True), compressor)
             assert_same(found, wanted_of(compressor, policy))
 
+    @pytest.mark.parametrize("name", ["digits_resnet", "digits_mobilenet", "digits_vit"])
+    def test_exact_files_compute_the_same_with_all_optimizations(self, name):
+        compressor = networks.compressor_of(name)
+        for bits, activation_bits in ((4, 8), (2, 4), (8, 8)):
+            policy = uniform(compressor, bits, activation_bits)
+            found = outputs_of(content_of(compressor, policy, exact=True), compressor)
+            assert_same(found, wanted_of(compressor, policy))
+
     @pytest.mark.parametrize("name", ["digits_vit", "tied_tokens", "products"])
     def test_blocks_of_four_bits_compute_nearly_the_same(self, name):
         compressor = networks.compressor_of(name)

@@ -250,12 +250,14 @@ def _verified(origin: Origin, member: Member, module: CompressedModule, path: Pa
         write_file(verification_path(kept), _json(found.to_json()))
         listed = "\n".join(f"  {line}" for line in found.lines())
         only = len(opened.runs) > 1 and all(check.holds for check in checks if check.runtime == "ONNX Runtime")
-        hint = (
-            " Only OpenVINO differs, which rounds residual additions otherwise: --runtime onnxruntime verifies without "
-            "it, and --runtime openvino writes a file that it runs exactly."
-            if only
-            else ""
-        )
+        hint = ""
+        if only:
+            hint = (
+                " Only OpenVINO differs, which rounds residual additions otherwise: --runtime onnxruntime verifies "
+                "without it, and --runtime openvino writes a file that it runs exactly."
+            )
+        elif draft.graph_bytes is not None:
+            hint = " Integer kernels round biases: --exact writes a file that computes in floats what was measured."
         raise MismatchError(
             f"the file of {member.id} does not compute what the front shows, so it is not {path}; it is kept as {kept} "
             f"for a look.{hint}\n{listed}"
@@ -281,7 +283,7 @@ def _onnx(origin: Origin, member: Member, module: CompressedModule, options: Exp
     from evo_mpq.results.export.onnx.openvino_runtime import OpenVino, is_installed
     from evo_mpq.results.export.onnx.writer import Options
 
-    chosen = Options(options.linear, options.portable, apart=options.runtimes == ("openvino",))
+    chosen = Options(options.linear, options.portable, options.exact, apart=options.runtimes == ("openvino",))
     metadata = onnx_files.metadata_of(member, origin.compressor, chosen, verified=options.verify)
     made = onnx_files.onnx_file(origin.compressor, module, chosen, metadata)
 

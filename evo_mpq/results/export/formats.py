@@ -36,6 +36,7 @@ class ExportOptions:
     Attributes:
         linear: in ONNX, how linear layers with 4-bit weights and float activations are stored: ``"qdq"``, ``"nbits"``.
         portable: in ONNX, weights that no processor's integer kernels saturate with.
+        exact: in ONNX, everything in floats: what was measured to the last bits, without integer kernels.
         verify: whether the file is run and compared with the front.
         runtimes: that an ONNX file is verified in; empty for all that are installed.
         target: the stack that a policy is written for; None for evo-mpq's own JSON.
@@ -43,6 +44,7 @@ class ExportOptions:
 
     linear: Literal["qdq", "nbits"] = "qdq"
     portable: bool = False
+    exact: bool = False
     verify: bool = True
     runtimes: tuple[Runtime, ...] = ()
     target: str | None = None

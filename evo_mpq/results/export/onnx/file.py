@@ -61,6 +61,7 @@ def metadata_of(member: Member, compressor: Compressor, options: Options, *, ver
         ),
         "evo-mpq.linear": options.linear,
         "evo-mpq.portable": str(options.portable).lower(),
+        "evo-mpq.exact": str(options.exact).lower(),
         "evo-mpq.verification": "runtimes against the front" if verified else "none (--no-verify)",
     }
 
@@ -100,11 +101,7 @@ def kernel_notes(rows: Sequence[Mapping[str, Any]], options: Options, *, saturat
     if simulated:
         notes.append(f"activations below 8 bits are simulated in bytes, and save no time: {_some(simulated)}")
     notes.append(f"this processor multiplies bytes with: {integer_instructions()}")
-    risky = [
-        row["name"]
-        for row in rows
-        if row["integer"] and row["kernel"] != "MatMulNBits"
-    ]
+    risky = [row["name"] for row in rows if row["integer"] and row["kernel"] != "MatMulNBits"]
     if risky and not options.portable:
         where = "here" if saturating else "on processors without VNNI instructions"
         notes.append(

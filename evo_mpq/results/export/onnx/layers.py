@@ -68,7 +68,7 @@ def use(t: Writer, node: Node, layer: Layer, use: Use) -> Value:
     assert use.input is not None
     _read(t, node, use, layer, weight)
     grid = t.state.activations.get(node.name)
-    integer = grid is not None and weight.per_row
+    integer = grid is not None and weight.per_row and not t.options.exact
     if integer:
         assert grid is not None
         made = _integer(t, node, use, layer, weight, scale, shift, grid, name)
@@ -196,17 +196,19 @@ def _integer(
         scales = scales / factors
     unsigned = t.options.portable and weight.grid.bits == 8
     codes = _narrow_codes(t, layer, weight, factors, unsigned=unsigned)
-    scale_name = t.model.constant(scales.astype(np.float32), f"{name}.scale")
+    scale_name = t.vector(scales.astype(np.float32), f"{name}.scale")
     zero = np.full(len(scales), 128, dtype=np.uint8) if unsigned else np.zeros(len(scales), dtype=np.int8)
     zeros = t.model.constant(zero, f"zeros{len(scales)}")
     (values,) = t.model.node("DequantizeLinear", [codes, scale_name, zeros], f"{name}.weight", axis=0)
     step = np.float32(grid.scale) * scales.astype(np.float32)
     if shift is None or not in_bias or (np.abs(shift / step) > _LARGEST_BIAS).any():
         return _operation(t, node, layer, x, values, None, shift, weight, name)
-    whole = np.round(shift / step.astype(np.float64)).astype(np.int32)
     grid_scale = t.model.constant(np.array(grid.scale, dtype=np.float32), f"{name}.input_scale")
     (steps,) = t.model.node("Mul", [scale_name, grid_scale], f"{name}.bias_scale")
-    stored = t.model.constant(whole, f"{name}.bias_codes")
+    floats = t.vector(shift, f"{name}.shift")
+    (whole,) = t.model.node("Div", [floats, steps], f"{name}.bias_steps")
+    (whole,) = t.model.node("Round", [whole], f"{name}.bias_rounded")
+    (stored,) = t.model.node("Cast", [whole], f"{name}.bias_codes", to=t.model.element_type("int32"))
     (bias,) = t.model.node("DequantizeLinear", [stored, steps], f"{name}.bias", axis=0)
     return _operation(t, node, layer, x, values, bias, None, weight, name)
 
@@ -293,15 +295,17 @@ def _float(
     if grid is None and t.options.linear == "nbits" and (block := _block(layer, weight)) is not None:
         product = t.model.node("MatMul", [t.name_of(x), _blocked(t, weight, scale, block, name)], name)[0]
         # Subtracted, since ONNX Runtime merges a product and a sum into an operation that its 4-bit kernel is not for.
-        return product if shift is None else str(t.emit("Sub", product, -shift))
+        return (
+            product if shift is None else str(t.emit("Sub", product, t.vector(shift, f"{name}.shift", negative=True)))
+        )
     if grid is None:
         values = _dequantized(t, layer, weight, scale, name)
-        bias = None if shift is None else t.model.constant(shift.astype(np.float32), f"{name}.bias")
+        bias = None if shift is None else t.vector(shift, f"{name}.bias")
         return _operation(t, node, layer, x, values, bias, None, weight, name)
     # ONNX Runtime quantizes the floats of an operation between a dequantized input and a quantized output, to 8 bits of
     # its own choice. With all signs turned around, twice, there is no quantized output right behind it.
     values = _dequantized(t, layer, weight, np.full(weight.shape[0], -1, np.float32) if scale is None else -scale, name)
-    bias = None if shift is None else t.model.constant(-shift.astype(np.float32), f"{name}.bias")
+    bias = None if shift is None else t.vector(shift, f"{name}.bias", negative=True)
     return str(t.emit("Neg", _operation(t, node, layer, x, values, bias, None, weight, name)))
 
 
@@ -319,8 +323,7 @@ def _dequantized(t: Writer, layer: Layer, weight: Weight, scale: Array | None, n
         (values,) = t.model.node("Reshape", [values, t.integers([rows, -1])], f"{name}.matrix")
 
     def spread(numbers: Array, what: str) -> str:
-        stored = numbers.astype(np.float32) if wide else numbers.astype(np.float32).reshape(column)
-        stored_name = t.model.constant(stored, f"{name}.{what}")
+        stored_name = t.vector(numbers if wide else numbers.reshape(column), f"{name}.{what}")
         return _per_column(t, stored_name, weight, name) if wide else stored_name
 
     if not weight.per_row:
@@ -380,15 +383,16 @@ def _operation(
         made = convolution(t, node, inputs, form.shape[2:], groups, name)
         if shift is None:
             return made
-        return str(t.emit("Add", made, shift.astype(np.float32).reshape(-1, *[1] * len(form.shape[2:]))))
+        column = shift.reshape(-1, *[1] * len(form.shape[2:]))
+        return str(t.emit("Add", made, t.vector(column, f"{name}.shift")))
     if len(t.shape(node.name)) == 2:
         made = t.model.node("Gemm", inputs, name, transB=1)[0]
-        return made if shift is None else str(t.emit("Add", made, shift.astype(np.float32)))
+        return made if shift is None else str(t.emit("Add", made, t.vector(shift, f"{name}.shift")))
     (turned,) = t.model.node("Transpose", [weight], f"{name}.turned", perm=[1, 0])
     made = t.model.node("MatMul", [inputs[0], turned], name)[0]
     if bias is not None:
         return str(t.emit("Add", made, bias))
-    return made if shift is None else str(t.emit("Add", made, shift.astype(np.float32)))
+    return made if shift is None else str(t.emit("Add", made, t.vector(shift, f"{name}.shift")))
 
 
 def _embedding(
@@ -405,12 +409,12 @@ def _embedding(
         assert weight.grid is not None
         (rows,) = t.model.node("Gather", [_narrow_codes(t, layer, weight, None), indices], name)
         (rows,) = t.model.node("Cast", [rows], f"{name}.float", to=t.model.element_type("float32"))
-        stored = t.model.constant(weight.grid.scale.numpy(), f"{name}.scales")
+        stored = t.vector(weight.grid.scale.numpy(), f"{name}.scales")
         (factors,) = t.model.node("Gather", [stored, indices], f"{name}.scale")
         (values,) = t.model.node("Mul", [rows, factors], f"{name}.rows")
     if scale is not None:
-        values = str(t.emit("Mul", values, scale.astype(np.float32)))
-    return values if shift is None else str(t.emit("Add", values, shift.astype(np.float32)))
+        values = str(t.emit("Mul", values, t.vector(scale, f"{name}.factor")))
+    return values if shift is None else str(t.emit("Add", values, t.vector(shift, f"{name}.shift")))
 
 
 def product_keys(t: Writer, node: Node) -> list[str]:

@@ -11,7 +11,7 @@ import torch
 
 from evo_mpq.compress.compressor import Compressor
 from evo_mpq.compress.module import CompressedModule
-from evo_mpq.compress.quantizers import ActivationGrid
+from evo_mpq.compress.quantizers import ActivationGrid, half_exponent
 from evo_mpq.errors import ExportError
 from evo_mpq.network.blocks import active_nodes
 from evo_mpq.network.graph import Node, run
@@ -49,9 +49,11 @@ class Options:
     Attributes:
         linear: how linear layers with 4-bit weights and float activations are stored: ``"nbits"`` as blocks of 4-bit
             integers, which ONNX Runtime runs with its own kernel; ``"qdq"`` unpacks them into floats at load.
-        portable: weights so that kernels for processors without VNNI instructions cannot saturate: codes of fewer than 8
-            bits stay within ±64, and 8-bit weights are stored as unsigned integers, whose kernels are slower and add up
-            without loss.
+        portable: weights so that kernels for processors without VNNI instructions cannot saturate: codes of fewer than
+            8 bits stay within ±64, and 8-bit weights are stored as unsigned integers, whose kernels are slower and add
+            up without loss.
+        exact: everything in floats, on the grids that the policy says: what was measured to the last bits, in files as
+            small, but with no integer kernels.
         apart: additions of branches in floats, each branch rounded before. OpenVINO adds a branch to the sums of a
             convolution before it rounds them, which is nearer to the float network than what was measured; with this it
             does not, and ONNX Runtime's integer additions are lost.
@@ -59,6 +61,7 @@ class Options:
 
     linear: Linear = "qdq"
     portable: bool = False
+    exact: bool = False
     apart: bool = False
 
 
@@ -192,6 +195,27 @@ class Writer:
             if value is not None:
                 parts.append(self.name_of(value))
         return parts[0] if len(parts) == 1 else str(self.emit("Concat", *parts, axis=0))
+
+    def vector(self, values: Array, name: str, negative: bool = False) -> str:
+        """The name of a float32 tensor of numbers, which are stored as float16 where that loses nothing.
+
+        So are scales and corrections in packed files: half numbers times one power of two.
+
+        Args:
+            values: of any shape.
+            name: of the tensor.
+            negative: whether the tensor holds the negative numbers.
+        """
+        whole = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
+        power = 2.0 ** half_exponent(whole)
+        halves = (whole / power).half()
+        sign = -1.0 if negative else 1.0
+        if not torch.equal(halves.float() * power, whole):
+            return self.model.constant(np.asarray(values * np.float32(sign), dtype=np.float32), name)
+        stored = self.model.constant(halves.numpy(), f"{name}.halves")
+        (floats,) = self.model.node("Cast", [stored], f"{name}.floats", to=self.model.element_type("float32"))
+        divisor = self.model.constant(np.array(sign / power, dtype=np.float32), f"{name}.divisor")
+        return self.model.node("Div", [floats, divisor], name)[0]
 
     def rounded(self, source: str, grid: ActivationGrid) -> Value:
         """A node's value on a grid: quantized to uint8 and dequantized, once for all that read it.
