@@ -10,6 +10,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -190,16 +191,18 @@ class Run:
         """
         path = Path(out)
         form = format_of(path) if format is None else format
+        member = self._member(pick)
         with fixed_threads(self._problem.settings.compute.threads):
-            return export_point(
+            exported = export_point(
                 self._origin(),
-                self._member(pick),
+                member,
                 path,
                 form,
                 ExportOptions(verify=verify, **options),
                 force=force,
                 progress=progress or Silent().stage,
             )
+        return self._kept(exported, member, form)
 
     def export_all(
         self,
@@ -227,6 +230,24 @@ class Run:
                 force=force,
                 progress=progress or Silent().stage,
             )
+
+    def _kept(self, exported: Exported, member: Member, form: Format) -> Exported:
+        """Keeps what an exported file computes for the report, where the run's folder can be written."""
+        if exported.verification is None:
+            return exported
+        directory = RunDirectory(self.path)
+        document = {
+            "id": member.id,
+            "file": exported.path.name,
+            "format": form,
+            "verification": exported.verification.to_json(),
+        }
+        try:
+            directory.write_export(f"{member.id}-{form}", document)
+            _write_report_again(self._problem, directory)
+        except RunError as error:
+            return replace(exported, notes=(*exported.notes, f"the report does not show this export: {error}"))
+        return exported
 
     def _origin(self) -> Origin:
         problem = self._problem

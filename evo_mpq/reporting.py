@@ -155,10 +155,15 @@ def report_of(problem: Problem, journal: Journal, front: Front, directory: RunDi
 
 
 def _beside(directory: RunDirectory) -> tuple[dict[str, Any], list[str]]:
-    """Contributions and allocations that were made in the directory of a run, and why some cannot be read."""
+    """Contributions, allocations and exports that were made in the directory of a run, and why some cannot be read."""
     found: dict[str, Any] = {}
     unread = []
-    for name, read in (("contributions", directory.read_contributions), ("allocations", directory.read_allocations)):
+    readers = {
+        "contributions": directory.read_contributions,
+        "allocations": directory.read_allocations,
+        "exports": directory.read_exports,
+    }
+    for name, read in readers.items():
         try:
             found[name] = read()
         except RunError as error:

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from small_runs import DATA, NETS, command, front, run, write_project
+from small_runs import NETS, command, front, run, write_project
 
 from evo_mpq.api import Run
 from evo_mpq.errors import ConfigError, ExportError, MismatchError
@@ -48,15 +48,29 @@ def export(made: Path, out: Path, *words: object, code: int = 0):
     return result
 
 
-ISOLATED = """
+BLOCKING = """
 import sys
 class Nothing:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("torch", "evo_mpq", "onnx"):
+        if name.partition(".")[0] in NAMES:
             raise ImportError(name + " is not there")
 sys.meta_path.insert(0, Nothing())
+"""
+
+WITHOUT_US = BLOCKING.replace("NAMES", str(("evo_mpq",)))
+WITH_NOTHING_ELSE = (
+    BLOCKING.replace("NAMES", str(("evo_mpq", "onnx", "torch")))
+    + """
 sys.argv = sys.argv[1:]
 exec(compile(open(sys.argv[0]).read(), sys.argv[0], "exec"))
+"""
+)
+
+LOADING = """
+import torch
+torch.set_num_threads(1)
+program = torch.export.load(sys.argv[1]).module()
+torch.save(program(torch.load(sys.argv[2])), sys.argv[3])
 """
 
 
@@ -81,7 +95,15 @@ class TestOnnx:
         np.save(tmp_path / "inputs.npy", inputs.numpy())
         script = tmp_path / "predict.py"
         assert len(script.read_text().splitlines()) <= 20
-        words = [sys.executable, "-c", ISOLATED, script, file, tmp_path / "inputs.npy", tmp_path / "outputs.npy"]
+        words = [
+            sys.executable,
+            "-c",
+            WITH_NOTHING_ELSE,
+            script,
+            file,
+            tmp_path / "inputs.npy",
+            tmp_path / "outputs.npy",
+        ]
         subprocess.run([str(word) for word in words], check=True, capture_output=True)
         wanted = opened.module(member)(inputs)
         found = torch.from_numpy(np.load(tmp_path / "outputs.npy"))
@@ -140,6 +162,13 @@ class TestOnnx:
         points = json.loads((tmp_path / "all" / "index.json").read_text())["points"]
         assert [point["verified"] for point in points] == [point["id"] != wrong for point in points]
 
+    def test_the_report_has_the_command_and_then_what_the_file_computes(self, made, opened, tmp_path):
+        member = opened.pick("knee")
+        assert f"--pick {member.id} --format onnx --out " in opened.report().read_text()
+        opened.export(member, out=tmp_path / "shown.onnx", runtimes=("onnxruntime",))
+        page = opened.report().read_text()
+        assert "shown.onnx, " in page and "equal predictions on test: 1 in ONNX Runtime, 1 measured" in page
+
     def test_a_script_of_that_name_is_left_alone(self, made, tmp_path):
         (tmp_path / "predict.py").write_text("mine")
         result = export(made, tmp_path / "point.onnx")
@@ -169,16 +198,15 @@ class TestTorch:
         assert re.search(r"torch.export +test +equal predictions +1 +1 ", result.stdout)
         inputs = torch.randn(7, 6, generator=torch.Generator().manual_seed(1))
         torch.save(inputs, tmp_path / "inputs.pt")
-        (tmp_path / "load.py").write_text(
-            "import sys, torch\ntorch.set_num_threads(1)\n"
-            "program = torch.export.load(sys.argv[1]).module()\n"
-            "torch.save(program(torch.load(sys.argv[2])), sys.argv[3])\n"
-        )
-        blocked = ISOLATED.replace('("torch", "evo_mpq", "onnx")', '("evo_mpq", "onnx")')
-        words = [sys.executable, "-c", blocked, tmp_path / "load.py", file, tmp_path / "inputs.pt", tmp_path / "o.pt"]
-        subprocess.run([str(word) for word in words], check=True, capture_output=True)
+        script = tmp_path / "load.py"
+        script.write_text(WITHOUT_US + LOADING)
+        words = [sys.executable, script, file, tmp_path / "inputs.pt", tmp_path / "outputs.pt"]
+        done = subprocess.run([str(word) for word in words], check=False, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
         wanted = opened.module("knee")(inputs)
-        assert torch.allclose(torch.load(tmp_path / "o.pt"), wanted, rtol=0, atol=1e-6 * float(wanted.abs().max()))
+        assert torch.allclose(
+            torch.load(tmp_path / "outputs.pt"), wanted, rtol=0, atol=1e-6 * float(wanted.abs().max())
+        )
 
 
 class TestMistakes:
@@ -245,7 +273,3 @@ class TestMistakes:
         assert front(opened.path)["members"][0]["id"] == opened.front.members[0].id
         with pytest.raises(ExportError):
             raise ExportError("told like every other error of the package")
-
-
-def test_the_data_of_these_tests_can_be_told_apart():
-    assert DATA.count("randn") == 1
