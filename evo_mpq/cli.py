@@ -284,6 +284,10 @@ def export(
     portable: Annotated[
         bool, typer.Option("--portable", help="ONNX: weights that saturate no processor's kernels; slower at 8 bits.")
     ] = False,
+    target: Annotated[
+        str | None,
+        typer.Option("--for", metavar="STACK", help="Policy: as another stack reads it: torchao."),
+    ] = None,
     exact: Annotated[
         bool, typer.Option("--exact", help="ONNX: what was measured to the last bits, in floats: no integer kernels.")
     ] = False,
@@ -307,6 +311,7 @@ def export(
         "linear": linear.value,
         "portable": portable,
         "exact": exact,
+        "target": target,
         "runtimes": tuple(runtime.value for runtime in runtimes or ()),
     }
     reporter = ConsoleReporter()

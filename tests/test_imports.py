@@ -56,6 +56,7 @@ FOREIGN = {
     "onnx": "results/export/onnx/model.py",
     "onnxruntime": "results/export/onnx/onnx_runtime.py",
     "openvino": "results/export/onnx/openvino_runtime.py",
+    "torchao": "results/export/torchao_policy.py",
 }
 """The one file that may import a library, so that its manners stop there."""
 

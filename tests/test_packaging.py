@@ -62,7 +62,7 @@ def requirements(extras: set[str], texts: list[str]) -> Iterator[Requirement]:
             yield requirement
 
 
-LARGE = {"openvino": {"openvino", "openvino-telemetry"}}
+LARGE = {"openvino": {"openvino", "openvino-telemetry"}, "torchao": {"torchao"}}
 """Extras that the tests can do without, with everything that only they need."""
 
 

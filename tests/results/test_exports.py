@@ -16,7 +16,8 @@ from small_runs import NETS, command, front, run, write_project
 
 from evo_mpq.api import Run
 from evo_mpq.errors import ConfigError, ExportError, MismatchError
-from evo_mpq.results.export import exporting, verification_path
+from evo_mpq.results.export import ExportOptions, exporting, verification_path, write_file
+from evo_mpq.results.export.files import aside
 from evo_mpq.results.export.onnx.onnx_runtime import OnnxRuntime
 
 YAML = """
@@ -133,7 +134,7 @@ class TestOnnx:
                 type(member)(member.id, member.genome, member.policy, values, member.test),
                 opened.module(member),
                 tmp_path / "point.onnx",
-                exporting._onnx(opened._origin(), member, opened.module(member), exporting.ExportOptions()),
+                exporting._onnx(opened._origin(), member, opened.module(member), ExportOptions()),
             )
 
     def test_the_whole_front_is_exported_with_an_index(self, made, opened, tmp_path):
@@ -152,7 +153,7 @@ class TestOnnx:
 
         def verified(origin, member, *rest):
             if member.id == wrong:
-                exporting.write_file(exporting.aside(rest[1]), b"draft")
+                write_file(aside(rest[1]), b"draft")
                 raise MismatchError(f"the file of {wrong} is wrong")
             return right(origin, member, *rest)
 

@@ -24,6 +24,7 @@ from evo_mpq.compress.quantizers import ActivationGrid, ActivationQuantizer
 from evo_mpq.errors import ExportError
 from evo_mpq.network.calling import tensors_of
 from evo_mpq.network.network import trace_network
+from evo_mpq.network.products import Product
 from evo_mpq.results.export.onnx import layers
 from evo_mpq.results.export.onnx.channels import matching_axes, through_view
 from evo_mpq.results.export.onnx.file import onnx_file
@@ -84,8 +85,8 @@ def uniform(compressor: Compressor, weight_bits: int, activation_bits: int) -> P
     return Policy(
         {
             site.name: LayerPolicy(
-                weight_bits if site.kind != "product" else 32,
-                activation_bits if site.kind == "product" or site.quantizes_input else 32,
+                weight_bits if not isinstance(site, Product) else 32,
+                activation_bits if isinstance(site, Product) or site.quantizes_input else 32,
             )
             for site in compressor.network.sites()
         }

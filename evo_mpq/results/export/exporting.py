@@ -266,7 +266,11 @@ def _verified(origin: Origin, member: Member, module: CompressedModule, path: Pa
 
 
 def _policy(origin: Origin, member: Member, options: ExportOptions) -> str:
-    return policy_document(member, origin.compressor, origin.quantities)
+    if options.target is None:
+        return policy_document(member, origin.compressor, origin.quantities)
+    from evo_mpq.results.export.torchao_policy import torchao_document
+
+    return torchao_document(member, origin.compressor)
 
 
 def _packed(compressor: Compressor, module: CompressedModule, member: Member) -> bytes:

@@ -17,6 +17,9 @@ SUFFIXES: dict[Format, str] = {"safetensors": ".safetensors", "policy": ".json",
 """How files of each format end, where the user does not say."""
 
 Runtime: TypeAlias = Literal["onnxruntime", "openvino"]
+TARGETS = ("torchao",)
+"""Stacks that a policy can be written for; each is one file."""
+
 RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
 
 
@@ -53,5 +56,7 @@ class ExportOptions:
         for runtime in self.runtimes:
             if runtime not in RUNTIMES:
                 raise ConfigError(f"there is no runtime {runtime!r} to verify with; there are {' and '.join(RUNTIMES)}")
+        if self.target is not None and self.target not in TARGETS:
+            raise ConfigError(f"there is no stack {self.target!r} to write a policy for; there is {', '.join(TARGETS)}")
         if self.linear not in ("qdq", "nbits"):
             raise ConfigError(f"linear is qdq or nbits, not {self.linear!r}")
