@@ -45,13 +45,13 @@ def spaced(members: Sequence[Any], n: int) -> list[Any]:
     return [members[place] for place in places]
 
 
-def exported(run: Run, member: Any, runtimes: tuple[str, ...]) -> tuple[dict[str, Any], float]:
+def exported(run: Run, member: Any, **options: Any) -> tuple[dict[str, Any], float]:
     """What the verification of a point says, whether or not it holds, and the CPU seconds with it."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "point.onnx"
         began = time.process_time()
         try:
-            run.export(member, out=path, runtimes=runtimes)
+            run.export(member, out=path, **options)
             found = path
         except MismatchError:
             found = aside(path)
@@ -61,13 +61,17 @@ def exported(run: Run, member: Any, runtimes: tuple[str, ...]) -> tuple[dict[str
 
 def verified(run: Run, network: str, n: int, *, openvino: bool) -> list[list[object]]:
     """Rows of the first table: each runtime for points that are of use, and for those that are not."""
-    arms: dict[str, tuple[str, ...]] = {"ONNX Runtime": ("onnxruntime",)}
+    arms: dict[str, dict[str, Any]] = {
+        "ONNX Runtime": {"runtimes": ("onnxruntime",)},
+        "ONNX Runtime, --exact": {"runtimes": ("onnxruntime",), "exact": True},
+    }
     if openvino and is_installed():
-        arms |= {"OpenVINO, the same file": ("onnxruntime", "openvino"), "OpenVINO, its own file": ("openvino",)}
+        arms["OpenVINO, the same file"] = {"runtimes": ("onnxruntime", "openvino")}
+        arms["OpenVINO, its own file"] = {"runtimes": ("openvino",)}
     members = spaced(run.front.members, n)
     rows = []
-    for arm, runtimes in arms.items():
-        found = [exported(run, member, runtimes) for member in members]
+    for arm, options in arms.items():
+        found = [exported(run, member, **options) for member in members]
         for useful in (True, False):
             chosen = [
                 (document, seconds)
