@@ -10,6 +10,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,17 +26,18 @@ from evo_mpq.console import ConsoleReporter
 from evo_mpq.contributing import contribute
 from evo_mpq.errors import ConfigError, EvoMpqError, MeasurementError, Mistake, RunError
 from evo_mpq.network.calling import Forward
-from evo_mpq.problem import Problem, build_problem, fixed_threads
+from evo_mpq.problem import Problem, ReportProgress, build_problem, fixed_threads
 from evo_mpq.reporters import Reporter, Silent
 from evo_mpq.reporting import report_of
 from evo_mpq.results.export import (
-    FORMATS,
+    Exported,
+    ExportOptions,
     Format,
-    exported_bytes,
+    Origin,
+    export_all,
+    export_point,
     format_of,
-    measured_again,
     runs_here,
-    write_file,
 )
 from evo_mpq.results.front import Front, Member
 from evo_mpq.results.run_directory import RunDirectory, identity_differences
@@ -155,39 +157,110 @@ class Run:
         with fixed_threads(self._problem.settings.compute.threads):
             return self._problem.compressor.apply(self._member(pick).policy)
 
-    def export(self, pick: str | Member = "knee", *, out: str | Path, format: Format | None = None) -> list[str]:
-        """Measures a member again and writes it to a file.
+    def export(
+        self,
+        pick: str | Member = "knee",
+        *,
+        out: str | Path,
+        format: Format | None = None,
+        verify: bool = True,
+        force: bool = False,
+        progress: ReportProgress | None = None,
+        **options: Any,
+    ) -> Exported:
+        """Measures a member again, writes it to a file, runs the file, and compares what it computes with the front.
 
         Args:
             pick: the member, or what `pick` takes.
             out: the file.
-            format: ``"safetensors"`` (packed weights, as many bytes as the ``size`` objective says) or ``"policy"``
-                (JSON); default: by the file's ending.
+            format: ``"safetensors"`` (packed weights, as many bytes as the ``size`` objective says), ``"onnx"``,
+                ``"torch"`` (a program of torch.export) or ``"policy"`` (JSON); default: by the file's ending.
+            verify: whether an ONNX file or a program is run before it gets its name.
+            force: whether a file that is there may be overwritten.
+            progress: told about steps that take seconds.
+            options: see `evo_mpq.results.export.ExportOptions`.
 
         Returns:
-            Notes for the user.
+            Notes for the user, and what the file computes.
 
         Raises:
-            ConfigError: there is no such member or format.
+            ConfigError: there is no such member or format, or the file exists.
+            ExportError: the format cannot hold the network; nothing was written.
+            MismatchError: the file does not compute what the front shows, and was kept aside.
             RunError: the member does not measure as the front shows, or the file cannot be written.
         """
-        form = format_of(Path(out)) if format is None else format
-        if form not in FORMATS:
-            raise ConfigError(f"there is no format {form!r}; there are {' and '.join(FORMATS)}")
-        problem, member = self._problem, self._member(pick)
-        with fixed_threads(problem.settings.compute.threads):
-            notes = measured_again(
+        path = Path(out)
+        form = format_of(path) if format is None else format
+        member = self._member(pick)
+        with fixed_threads(self._problem.settings.compute.threads):
+            exported = export_point(
+                self._origin(),
                 member,
-                problem.space,
-                problem.compressor,
-                problem.quantities,
-                problem.settings.compute.memory_bytes,
-                measured_on=problem.device,
-                exactly=runs_here(RunDirectory(self.path).read_journal()),
+                path,
+                form,
+                ExportOptions(verify=verify, **options),
+                force=force,
+                progress=progress or Silent().stage,
             )
-            content = exported_bytes(member, problem.compressor, problem.quantities, form)
-        write_file(Path(out), content)
-        return notes
+        return self._kept(exported, member, form)
+
+    def export_all(
+        self,
+        *,
+        out: str | Path,
+        format: Format = "safetensors",
+        verify: bool = True,
+        force: bool = False,
+        progress: ReportProgress | None = None,
+        **options: Any,
+    ) -> Exported:
+        """Exports every member of the front into a folder, with an ``index.json``; see `export`.
+
+        Raises:
+            EvoMpqError: as `export` does; members that do not compute what the front shows are kept aside, all others
+                are written.
+        """
+        with fixed_threads(self._problem.settings.compute.threads):
+            return export_all(
+                self._origin(),
+                self.front.members,
+                Path(out),
+                format,
+                ExportOptions(verify=verify, **options),
+                force=force,
+                progress=progress or Silent().stage,
+            )
+
+    def _kept(self, exported: Exported, member: Member, form: Format) -> Exported:
+        """Keeps what an exported file computes for the report, where the run's folder can be written."""
+        if exported.verification is None:
+            return exported
+        directory = RunDirectory(self.path)
+        document = {
+            "id": member.id,
+            "file": exported.path.name,
+            "format": form,
+            "verification": exported.verification.to_json(),
+        }
+        try:
+            directory.write_export(f"{member.id}-{form}", document)
+            _write_report_again(self._problem, directory)
+        except RunError as error:
+            return replace(exported, notes=(*exported.notes, f"the report does not show this export: {error}"))
+        return exported
+
+    def _origin(self) -> Origin:
+        problem = self._problem
+        return Origin(
+            problem.space,
+            problem.compressor,
+            problem.quantities,
+            problem.settings.compute.memory_bytes,
+            problem.settings.compute.threads,
+            problem.device,
+            runs_here(RunDirectory(self.path).read_journal()),
+            self.finished,
+        )
 
     def _member(self, pick: str | Member) -> Member:
         return pick if isinstance(pick, Member) else self.pick(pick)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class Command(TyperCommand):
     """A command that tells what its user can put right in one message, without a traceback.
 
-    Exit codes: 2 for an `EvoMpqError`, 130 for Ctrl-C. ``--debug`` shows the traceback before the message.
+    Exit codes: that of an `EvoMpqError`, mostly 2, and 130 for Ctrl-C. ``--debug`` shows the traceback before.
     """
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]  # typer's own class of context
@@ -36,7 +36,7 @@ class Command(TyperCommand):
             if ctx.params.get("debug"):
                 traceback.print_exc()
             typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(2) from None
+            raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
             if ctx.params.get("debug"):
                 traceback.print_exc()
@@ -148,6 +148,22 @@ class Format(StrEnum):
 
     safetensors = "safetensors"
     policy = "policy"
+    onnx = "onnx"
+    torch = "torch"
+
+
+class Linear(StrEnum):
+    """How ONNX files store linear layers with 4-bit weights and float activations."""
+
+    qdq = "qdq"
+    nbits = "nbits"
+
+
+class Runtime(StrEnum):
+    """What ONNX files are verified in."""
+
+    onnxruntime = "onnxruntime"
+    openvino = "openvino"
 
 
 @app.command(cls=Command)
@@ -235,7 +251,7 @@ def report(directory: Directory, base: Base = None, debug: Debug = False) -> Non
 @app.command(cls=Command)
 def export(
     directory: Directory,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="File to write.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="File to write; with --all, the folder.")],
     pick: Annotated[
         str,
         typer.Option(
@@ -245,28 +261,79 @@ def export(
     ] = "knee",
     form: Annotated[
         Format | None,
-        typer.Option("--format", help="Packed weights, or the policy as JSON; default: by the file's ending."),
+        typer.Option(
+            "--format",
+            help="Packed weights, ONNX, a program of torch.export, or the policy as JSON; default: by the file's "
+            "ending (.safetensors, .onnx, .pt2, .json).",
+        ),
     ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every point of the front, into a folder.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite files that are there.")] = False,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify/--no-verify", help="Run an ONNX file or a program, and compare it with the front."),
+    ] = True,
+    runtimes: Annotated[
+        list[Runtime] | None,
+        typer.Option("--runtime", help="What an ONNX file is verified in; default: all installed. Repeatable."),
+    ] = None,
+    linear: Annotated[
+        Linear,
+        typer.Option(help="ONNX: 4-bit linear layers with float activations as floats at load, or for MatMulNBits."),
+    ] = Linear.qdq,
+    portable: Annotated[
+        bool, typer.Option("--portable", help="ONNX: weights that saturate no processor's kernels; slower at 8 bits.")
+    ] = False,
+    target: Annotated[
+        str | None,
+        typer.Option("--for", metavar="STACK", help="Policy: as another stack reads it: torchao."),
+    ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="ONNX: what was measured to the last bits, in floats: no integer kernels.")
+    ] = False,
     base: Base = None,
     debug: Debug = False,
 ) -> None:
     """Write the file of a point of the front, after measuring it again.
 
     A safetensors file holds packed weights and is as long as the size objective says; evo_mpq.load(FILE, module) gives
-    back a network with the numbers shown. Nothing is written if the point does not measure as it did.
+    back a network with the numbers shown. An ONNX file runs in ONNX Runtime with integer kernels; it is run on the
+    search and test samples, and gets its name only if it computes what the front shows (exit code 1 otherwise).
+    Nothing is written if the point does not measure as it did.
     """
     from evo_mpq.api import Run
     from evo_mpq.console import ConsoleReporter
+    from evo_mpq.results.export import format_of, verification_path
 
+    options: dict[str, Any] = {
+        "verify": verify,
+        "force": force,
+        "linear": linear.value,
+        "portable": portable,
+        "exact": exact,
+        "target": target,
+        "runtimes": tuple(runtime.value for runtime in runtimes or ()),
+    }
     reporter = ConsoleReporter()
     with reporter.running():
         found = Run.open(directory, base, reporter)
-        member = found.pick(pick)
-        reporter.stage(0, 0, "measuring the point again")
-        notes = found.export(member, format=None if form is None else form.value, out=out)
-    for note in notes:
+        if everything:
+            chosen: Any = format_of(out) if form is None else form.value
+            exported = found.export_all(out=out, format=chosen, progress=reporter.stage, **options)
+        else:
+            member = found.pick(pick)
+            wanted: Any = None if form is None else form.value
+            exported = found.export(member, out=out, format=wanted, progress=reporter.stage, **options)
+    for note in exported.notes:
         reporter.note(note)
-    typer.echo(f"{out}: {out.stat().st_size:,} bytes, point {member.id}: {found.describe(member)}")
+    if exported.verification is not None:
+        for line in exported.verification.lines():
+            typer.echo(line)
+        typer.echo(f"Kept in {verification_path(out)}, with the kernel of every layer.")
+    if everything:
+        typer.echo(f"{out}: {len(found.front.members)} points, listed in {out / 'index.json'}")
+    else:
+        typer.echo(f"{out}: {out.stat().st_size:,} bytes, point {member.id}: {found.describe(member)}")
 
 
 @app.command(cls=Command)

@@ -15,7 +15,13 @@ from typing import NamedTuple
 
 
 class EvoMpqError(Exception):
-    """Base of every error whose message is written for the user."""
+    """Base of every error whose message is written for the user.
+
+    Attributes:
+        exit_code: of the command line.
+    """
+
+    exit_code = 2
 
 
 class Mistake(NamedTuple):
@@ -80,6 +86,16 @@ class RunError(EvoMpqError):
 
 class PackedFileError(EvoMpqError):
     """A packed file is damaged, or does not belong to the network it is loaded into."""
+
+
+class ExportError(EvoMpqError):
+    """A point of a front cannot be written in the format that was asked for; nothing was written."""
+
+
+class MismatchError(EvoMpqError):
+    """A file was written that does not compute what the front shows; it was kept aside."""
+
+    exit_code = 1
 
 
 def user_frame(error: BaseException) -> str:

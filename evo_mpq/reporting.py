@@ -183,13 +183,14 @@ def report_of(problem: Problem, journal: Journal, front: Front, directory: RunDi
 
 
 def _beside(directory: RunDirectory) -> tuple[dict[str, Any], list[str]]:
-    """Contributions, allocations and predictions in the directory of a run, and why some cannot be read."""
+    """Contributions, allocations, predictions and exports in the directory of a run, and why some cannot be read."""
     found: dict[str, Any] = {}
     unread = []
     readers: dict[str, Callable[[], Any]] = {
         "contributions": directory.read_contributions,
         "allocations": directory.read_allocations,
         "predictions": directory.read_predictions,
+        "exports": directory.read_exports,
     }
     for name, read in readers.items():
         try:

@@ -319,7 +319,7 @@ def test_export_in_another_environment_allows_for_last_bits_with_a_note(tmp_path
     run(yaml, out, "--set", 'objectives=[kl_divergence, {kind: "my_objectives:cost", direction: minimize}]')
     (tmp_path / "my_objectives.py").write_text(FREE.replace("weight_bits", "weight_bits * 1.00001"))
     sys.modules.pop("my_objectives")
-    monkeypatch.setattr("evo_mpq.results.export.versions", lambda: {"torch": "another"})
+    monkeypatch.setattr("evo_mpq.results.export.remeasuring.versions", lambda: {"torch": "another"})
     result = command("export", out, "--out", file)
     assert result.exit_code == 0 and file.exists()
     assert re.search(r"note: cost of \w{8} is .* here and was .* where the run was made", result.stderr)

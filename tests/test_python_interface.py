@@ -365,8 +365,8 @@ def test_a_run_looks_picks_reports_and_exports(search, tmp_path):
     assert (tmp_path / "a.safetensors").stat().st_size == member.search["size"]
     found.export(member, out=tmp_path / "policy.json")
     assert json.loads((tmp_path / "policy.json").read_text())["id"] == member.id
-    with pytest.raises(ConfigError, match="there is no format 'onnx'"):
-        found.export(out=tmp_path / "c", format="onnx")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="there is no format 'tflite'"):
+        found.export(out=tmp_path / "c", format="tflite")  # type: ignore[arg-type]
     page = found.report().read_text()
     found.report().unlink()
     assert found.write_report().read_text() == page

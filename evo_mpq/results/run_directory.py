@@ -229,6 +229,25 @@ class RunDirectory:
         """
         return self._document("predictions.json")
 
+    def write_export(self, name: str, document: Mapping[str, Any]) -> None:
+        """Write ``exports/<name>.json``, what the exported file of a point computes.
+
+        Raises:
+            RunError: the disk is full, or the folder cannot be written.
+        """
+        path = self.path / "exports" / f"{name}.json"
+        with _explained(path):
+            path.parent.mkdir(exist_ok=True)
+        write_atomically(path, json.dumps(plain(document), indent=1) + "\n")
+
+    def read_exports(self) -> list[dict[str, Any]]:
+        """The documents in ``exports``, in the order of their names.
+
+        Raises:
+            RunError: one of them cannot be read.
+        """
+        return self._documents("exports")
+
     def read_contributions(self) -> dict[str, Any] | None:
         """The document in ``contributions.json``; None if there is none.
 
@@ -253,8 +272,11 @@ class RunDirectory:
         Raises:
             RunError: one of them cannot be read.
         """
+        return self._documents("allocations")
+
+    def _documents(self, folder: str) -> list[dict[str, Any]]:
         found = []
-        for path in sorted((self.path / "allocations").glob("*.json")):
+        for path in sorted((self.path / folder).glob("*.json")):
             try:
                 found.append(json.loads(path.read_text(encoding="utf-8")))
             except (OSError, ValueError) as error:

@@ -15,6 +15,7 @@ from string import Template
 from typing import Any
 
 from evo_mpq.results.report.contributions import contributions
+from evo_mpq.results.report.exports import onnx_command, verified_lines
 from evo_mpq.results.report.formatting import format_count
 from evo_mpq.results.report.headline import (
     cost_sentence,
@@ -120,6 +121,8 @@ def report_data(front: Mapping[str, Any], candidates: Mapping[str, Any], meta: M
         "members": {
             "ids": [member["id"] for member in front["members"]],
             "commands": [export_command(meta, member["id"]) for member in front["members"]],
+            "onnx_commands": [onnx_command(meta, member["id"]) for member in front["members"]],
+            "verified": [verified_lines(meta.get("exports", ()), member["id"]) for member in front["members"]],
             "gains": [gains(front, member) for member in front["members"]],
             "paths": [path_sentence(point, kinds) for point in described],
             "sizes": [[asdict(part) for part in size_parts(point, kinds)] for point in described],

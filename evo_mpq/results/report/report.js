@@ -303,6 +303,8 @@ function selection() {
     ...sizeBar(i),
     el("h3", {}, "Export"),
     el("div", { class: "command" }, el("code", { id: "command" }, ...words(members.commands[i])), el("button", { type: "button", id: "copy", click: copy }, "Copy")),
+    el("div", { class: "command" }, el("code", { id: "onnx-command" }, ...words(members.onnx_commands[i]))),
+    ...(members.verified[i].length ? [el("ul", { class: "gains", id: "verified", "aria-label": "Exported files" }, ...members.verified[i].map((text) => el("li", {}, text)))] : []),
     el("h3", {}, "Policy"),
     policyTable(i));
 }

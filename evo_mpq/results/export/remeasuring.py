@@ -1,12 +1,8 @@
-"""What is handed over of a point of the front, and the measurement that is made again before."""
+"""A point is measured again before it is handed over, and must measure as it did."""
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 
@@ -21,45 +17,11 @@ from evo_mpq.results.journal import Journal
 from evo_mpq.results.run_directory import versions
 from evo_mpq.space.search_space import SearchSpace
 
-Format: TypeAlias = Literal["safetensors", "policy"]
-"""Packed weights, or the policy as JSON."""
-
-FORMATS: tuple[Format, ...] = get_args(Format)
-
 _ELSEWHERE_TOLERANCE = 1e-4
 """Relative; other processors and versions move the last bits of sums."""
 
 _ACCELERATOR_TOLERANCE = 1e-2
 """Relative; sums also depend on which candidates are measured together, and quantized activations follow them."""
-
-
-def format_of(path: Path) -> Format:
-    """The format that a file's ending stands for: JSON is the policy, anything else packed weights."""
-    return "policy" if path.suffix.lower() == ".json" else "safetensors"
-
-
-def exported_bytes(member: Member, compressor: Compressor, quantities: Sequence[Quantity], form: Format) -> bytes:
-    """The content of the file that is handed over."""
-    if form == "policy":
-        return policy_document(member, compressor, quantities).encode()
-    content = compressor.pack(compressor.apply(member.policy))
-    assert len(content) == compressor.packed_bytes(member.policy), "a size is the length of the packed file"
-    return content
-
-
-def policy_document(member: Member, compressor: Compressor, quantities: Sequence[Quantity]) -> str:
-    """The policy of a member, what the compressor was made with, and the values on the front, as JSON text."""
-    document = {
-        "id": member.id,
-        "policy": member.policy.to_json(),
-        "compressor": compressor.settings,
-        "search": dict(member.search),
-        "quantities": {
-            quantity.name: {"unit": quantity.unit, "direction": quantity.direction, "kind": quantity.kind}
-            for quantity in quantities
-        },
-    }
-    return json.dumps(document, indent=2, allow_nan=False) + "\n"
 
 
 def measured_again(
@@ -118,24 +80,3 @@ def measured_again(
 def runs_here(journal: Journal) -> bool:
     """Whether everything in a journal was measured with the processor and the versions of this process."""
     return not journal.version_changes and journal.versions == versions()
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Writes a file completely or not at all.
-
-    Raises:
-        RunError: it cannot be written.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with partial.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise RunError(f"{path} cannot be written: {error.strerror}.") from error

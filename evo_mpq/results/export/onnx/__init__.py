@@ -1,0 +1,1 @@
+"""ONNX files: the compressed network as standard operators that an integer runtime runs with integer kernels."""
