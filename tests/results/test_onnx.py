@@ -8,6 +8,7 @@ quantization did.
 
 from dataclasses import replace
 from itertools import product
+from typing import Any
 
 import networks
 import numpy as np
@@ -208,6 +209,42 @@ class TestOutputs:
             inputs = torch.randn(n, length, 8, generator=generator)
             (found,) = session.run(None, {"input": inputs.numpy()})
             assert rms(torch.from_numpy(found) - compressed(inputs)) < 0.05 * rms(compressed(inputs))
+
+
+def sentences(n: int, seed: int) -> list[Any]:
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(0, 40, (n, 6), generator=generator)
+    lengths = torch.randint(2, 7, (n,), generator=generator)
+    return [
+        ({"input_ids": tokens[i], "attention_mask": (torch.arange(6) < lengths[i]).long()}, i % 3) for i in range(n)
+    ]
+
+
+class TestHuggingFace:
+    @pytest.mark.parametrize("name", ["Bert", "Llama"])
+    def test_networks_are_known_with_their_masks(self, name, float_biases):
+        import transformers
+
+        size: dict[str, Any] = {
+            "hidden_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "intermediate_size": 24,
+        }
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            module: Any
+            if name == "Bert":
+                config = transformers.BertConfig(vocab_size=40, max_position_embeddings=8, **size)
+                module = transformers.BertForSequenceClassification(config)
+            else:
+                shared = transformers.LlamaConfig(vocab_size=40, num_key_value_heads=1, use_cache=False, **size)
+                module = transformers.LlamaForCausalLM(shared)
+        data = {split: sentences(16, seed) for seed, split in enumerate(("calibration", "search", "test"))}
+        network = trace_network(module.eval(), networks.splits_from(data, 8), output="logits")
+        compressor = Compressor(network, activations=ActivationQuantizer("minmax"), edges=8)
+        policy = uniform(compressor, 8, 8)
+        assert_same(plainly(content_of(compressor, policy), compressor), wanted_of(compressor, policy))
 
 
 class TestFile:

@@ -13,7 +13,10 @@ def refuse_existing(path: Path, *, force: bool, what: str = "another file by --o
 
     Raises:
         ConfigError: there is such a file, and no leave to overwrite it.
+        RunError: it is a folder.
     """
+    if path.is_dir():
+        raise RunError(f"{path} cannot be written: it is a folder.")
     if path.exists() and not force:
         raise ConfigError(f"{path} exists; choose {what}, or overwrite it by --force")
 
