@@ -29,7 +29,8 @@ def finished(tmp_path_factory):
 def test_a_run_writes_front_report_configuration_environment_journal_and_log(finished):
     yaml, out = finished
     assert {path.name for path in out.iterdir()} == {
-        "config.yaml", "environment.json", "front.json", "journal", "lock", "log.txt", "report.html",
+        "config.yaml", "environment.json", "front.json", "journal", "lock", "log.txt", "predictions.json",
+        "report.html",
     }  # fmt: skip
     document = front(out)
     jsonschema.validate(document, front_schema())
@@ -75,7 +76,7 @@ def test_the_front_is_a_table_on_stdout_and_progress_goes_to_stderr(tmp_path):
     result = command("run", yaml, "--out", tmp_path / "out")
     assert "points on the front" in result.stdout and "kl_divergence [nats]" in result.stdout
     assert f"Report: {tmp_path / 'out' / 'report.html'}" in result.stdout.replace("\n", "")
-    for step in ("tracing the network", "calibrating", "measuring the uncompressed network", "test values"):
+    for step in ("tracing the network", "calibrating", "measuring the uncompressed network", "test split"):
         assert step in result.stderr and step not in result.stdout
 
 
