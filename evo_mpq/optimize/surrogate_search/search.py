@@ -63,7 +63,7 @@ class SurrogateSearch:
         residual: makes the model of what the additive model leaves; None for the additive model alone.
         batch_size: genomes asked at a time.
         generations: of NSGA-II on what is expected, before each batch; its children are candidates as well. Default:
-            none for two objectives with an exact program, which finds the same for less, and 5 otherwise.
+            none where all costs are sums of factors, whose exact programs find the same for less, and 5 otherwise.
         seed: of all random choices; the same seed and the same measurements give the same run.
         log_scale: per objective, whether it is compared on a logarithmic scale; default: none.
         screen: violations of the constraints that need no measuring; what violates them is not asked.
@@ -106,8 +106,8 @@ class SurrogateSearch:
         self._models = LossModels(space, self._costs, self._log_scale, measured_constraints, residual)
         self._fitted = False
         self._batch_size = batch_size
-        exact = len(costs) == 2 and any(isinstance(cost, FactoredFunction) for cost in costs)
-        self._generations = (0 if exact else GENERATIONS) if generations is None else generations
+        exact = len(self._measured) == 1 and all(isinstance(cost, FactoredFunction | None) for cost in costs)
+        self._generations = (0 if exact and len(costs) > 1 else GENERATIONS) if generations is None else generations
         self._seed = seed
         self._screen = screen
         self._plain = NSGA2(space, max(2, batch_size), seed, log_scale=log_scale)
