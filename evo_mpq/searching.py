@@ -15,7 +15,7 @@ from evo_mpq.optimize.loop import Result
 from evo_mpq.optimize.nsga2 import NSGA2
 from evo_mpq.optimize.random_search import RandomSearch
 from evo_mpq.optimize.searcher import Searcher
-from evo_mpq.optimize.surrogate_search.fixed import PredictedFront
+from evo_mpq.optimize.surrogate_search.predicted_front import PredictedFront
 from evo_mpq.optimize.surrogate_search.rounds import Round
 from evo_mpq.optimize.surrogate_search.search import SurrogateSearch
 from evo_mpq.predict.shapley.estimators import MEASUREMENTS_PER_GENE
