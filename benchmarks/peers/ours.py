@@ -43,7 +43,7 @@ def as_a_user(
 
 
 def picked_by_a_user(run: Run, network: nn.Module, size: int, file: Path) -> nn.Module:
-    run.export(run.pick(f"size<={size}"), out=file)
+    run.export(run.pick(f"size<={size}"), out=file, force=True)
     return evo_mpq.load(file, network)
 
 
