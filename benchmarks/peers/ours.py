@@ -62,9 +62,10 @@ def searched(
 
 
 def evolved(task: Task, sizes: Mapping[float, int], weight_bits: Sequence[int], evaluations: int) -> dict[float, Entry]:
-    """The same from a search that is told nothing before it begins: no recipes, no sensitivities."""
+    """The same from NSGA-II alone: no recipes, no sensitivities, no surrogate."""
     before = cpu_seconds()
-    problem = problem_of(task, weight_bits, search={"evaluations": evaluations, "fitness": {"seeds": []}})
+    fitness = {"seeds": [], "surrogate": "none"}
+    problem = problem_of(task, weight_bits, search={"evaluations": evaluations, "fitness": fitness})
     with tempfile.TemporaryDirectory() as folder:
         with RunDirectory(Path(folder) / "run") as directory:
             front = execute(problem, directory, workers=1).front
