@@ -212,6 +212,19 @@ def test_the_process_goes_through_what_has_no_noise_and_is_less_sure_elsewhere()
     assert np.median(others.deviations) > 2 * known.deviations.max()
 
 
+def test_the_process_conditions_on_the_latest_where_there_are_very_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evo_mpq.predict.surrogates.gaussian_process.MOST_CONDITIONED", 30)
+    problem = planted(6)
+    genomes = problem.sample(80, 0)
+    features = features_of(problem, genomes)
+    residuals = problem(genomes) - problem.prior().predict(genomes).means
+    whole, latest = GaussianProcess(), GaussianProcess()
+    whole.fit(features.rows(np.arange(60)), residuals[:60], np.zeros(60))
+    latest.fit(features.rows(np.arange(30, 60)), residuals[30:60], np.zeros(30))
+    others = features.rows(np.arange(60, 80))
+    assert np.array_equal(whole.predict(others).means, latest.predict(others).means)
+
+
 def test_the_process_equals_the_textbook() -> None:
     # Rasmussen and Williams 2006, equations 2.23, 2.24 and 5.8, by dense inverses
     problem = planted(4)
@@ -271,6 +284,21 @@ def test_a_planted_pair_is_found_where_losses_are_not_on_a_logarithmic_scale(str
     model.fit(features.rows(np.arange(200)), residuals[:200], np.zeros(200))
     predicted = model.predict(features.rows(np.arange(200, 500))).means
     assert np.corrcoef(predicted, residuals[200:])[0, 1] > 0.98
+
+
+def test_a_measurement_of_large_error_counts_less_for_the_process() -> None:
+    problem = planted(6)
+    genomes = problem.sample(60, 0)
+    features = features_of(problem, genomes)
+    residuals = problem(genomes) - problem.prior().predict(genomes).means
+    residuals[0] += 10 * residuals.std()
+    sure, unsure = GaussianProcess(), GaussianProcess()
+    errors = np.full(60, 0.01)
+    sure.fit(features, residuals, errors)
+    errors[0] = 0.1
+    unsure.fit(features, residuals, errors)
+    own = features.rows(np.arange(1))
+    assert abs(unsure.predict(own).means[0] - residuals[0]) > abs(sure.predict(own).means[0] - residuals[0])
 
 
 def test_the_deviation_of_the_pairwise_model_is_about_its_error() -> None:

@@ -23,6 +23,9 @@ NOISES = (1e-3, 1e-2, 1e-1, 0.5)
 MOST_FITTED = 300
 """Measurements that hyperparameters are chosen by, the latest ones."""
 
+MOST_CONDITIONED = 1000
+"""Measurements that a fit conditions on, the latest ones: those near the front."""
+
 GROWTH = 1.25
 """Times as many measurements as last time after which hyperparameters are chosen again."""
 
@@ -60,7 +63,7 @@ class GaussianProcess:
     ratio, the length and the noise maximize the marginal likelihood on a small grid. Half of the noise is that of what
     genomes do not explain; the other half is shared out by the squared standard errors of the measurements.
 
-    One fit is O(n^3) in measurements (50 ms for 1,000), a prediction O(n^2).
+    One fit is O(n^3) in measurements (50 ms for 1,000, which is the most), a prediction O(n^2).
     """
 
     def __init__(self) -> None:
@@ -69,6 +72,8 @@ class GaussianProcess:
 
     def fit(self, features: Features, residuals: FloatVector, errors: FloatVector) -> None:
         """Condition on residuals; see `ResidualModel.fit`."""
+        latest = np.arange(max(0, len(residuals) - MOST_CONDITIONED), len(residuals))
+        features, residuals, errors = features.rows(latest), residuals[latest], errors[latest]
         self._coordinates, self._roots = _coordinates(features), np.sqrt(features.shares)
         self._mean = float(residuals.mean())
         centered = residuals - self._mean
