@@ -192,8 +192,8 @@ class SurrogateSearch:
             return nothing
         expected = self._models.expected(candidates)
         if self._generations:
-            children = self._new(evolved(self._space, candidates, expected.losses, self._hoped, self._generations))
-            candidates = np.concatenate([candidates, children])
+            children = evolved(self._space, candidates, expected.losses, self._hoped, self._generations)
+            candidates = self._new(np.concatenate([candidates, children]))
             expected = self._models.expected(candidates)
         rows = self._batch(expected, n)
         return candidates[rows]
