@@ -192,13 +192,13 @@ class SurrogateSearch:
             return nothing
         expected = self._models.expected(candidates)
         if self._generations:
-            children = evolved(self._space, candidates, expected.losses, self._hoped, self._generations)
+            children = evolved(self._space, candidates, expected.losses, self._expected_losses, self._generations)
             candidates = self._new(np.concatenate([candidates, children]))
             expected = self._models.expected(candidates)
         rows = self._batch(expected, n)
         return candidates[rows]
 
-    def _hoped(self, genomes: Genomes) -> Losses:
+    def _expected_losses(self, genomes: Genomes) -> Losses:
         return self._models.expected(genomes).losses
 
     def _candidates(self, rng: np.random.Generator) -> Genomes:
