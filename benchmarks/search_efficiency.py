@@ -111,7 +111,9 @@ def judged(place: World, runs: Runs, best: Judge, held_out: FloatVector) -> dict
         results[key] = Judged(
             best.share(losses, costs),
             best.regret(own, held_out),
-            place.source.seconds_each * len(found.genomes) + found.own_seconds,
+            place.source.seconds_each * len(found.genomes)
+            + place.source.sketch_seconds_each * found.n_sketched
+            + found.own_seconds,
             found.own_seconds,
             float(costs[good, 0].min()) if good.any() else np.inf,
             np.maximum(own, best.floor),

@@ -16,11 +16,11 @@ import numpy as np
 from benchmarks.exact_front import Table, table_file
 from benchmarks.judging import Oracle, oracle
 from benchmarks.presenting import show, spread
-from evo_mpq.measure.measurements import Measurements, Values
+from evo_mpq.measure.measurements import Values
 from evo_mpq.measure.objectives import Quantity
 from evo_mpq.optimize.archive import Archive
 from evo_mpq.optimize.budget import Budget
-from evo_mpq.optimize.loop import Recorded, Spending, run_search
+from evo_mpq.optimize.loop import Recorded, Spending, Start, run_search
 from evo_mpq.optimize.nsga2 import NSGA2
 from evo_mpq.optimize.pareto import HypervolumeBox
 from evo_mpq.optimize.random_search import RandomSearch
@@ -71,8 +71,8 @@ class Stored:
         spending.count("reference")
         ladder = np.array([genome for _, genome in uniform_ladder(self.space)])
 
-        def begin(measure: Callable[[Genomes], Measurements], left: Callable[[], int | None]) -> None:
-            measure(ladder)
+        def measured(start: Start) -> None:
+            start.measure(ladder)
 
         with tempfile.TemporaryDirectory() as folder, Journal.open(Path(folder) / "journal", {}, {}) as journal:
             evaluate = Recorded(self.measure, journal, QUANTITIES, QUANTITIES, spending=spending, least_chunk=4)
@@ -83,7 +83,7 @@ class Stored:
                 journal=journal,
                 budgets=[Budget(evaluations=evaluations)],
                 box=lambda losses: HypervolumeBox.around(np.concatenate([reference, losses]), LOG_SCALE),
-                begin=begin,
+                begin=measured,
             )
         return result.archive
 

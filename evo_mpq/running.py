@@ -25,7 +25,7 @@ from evo_mpq.reporting import front_genomes, front_of, report_of, split_note, wh
 from evo_mpq.results.front import Front, GenomeKey
 from evo_mpq.results.journal import Journal
 from evo_mpq.results.run_directory import RunDirectory, versions
-from evo_mpq.searching import explained, last_tau, make_searcher, prepare
+from evo_mpq.searching import explained, last_tau, make_searcher, prepare, sketch_batches
 from evo_mpq.seeding import Seeding
 from evo_mpq.session import Session, executor_of, in_process, remember_surroundings
 
@@ -216,7 +216,7 @@ class _Run:
             session.problem,
             session.screen,
             session.reporter.note,
-            lambda tables: prepare(self._searcher, session.problem, tables),
+            lambda tables, sketches: prepare(self._searcher, session.problem, tables, sketches),
         )
 
     @property
@@ -235,6 +235,7 @@ class _Run:
         reference = self._session.reference_losses()
         spending = Spending()
         spending.count("reference")
+        k = sketch_batches(problem)
         return run_search(
             problem.space,
             self._searcher,
@@ -243,6 +244,7 @@ class _Run:
             budgets=budgets,
             box=lambda losses: HypervolumeBox.around(np.concatenate([reference, losses]), problem.log_scale),
             begin=self._seeding,
+            sketch=None if k is None else self._session.recorded(spending, k=k),
             screen=self._session.screen,
             # enumerating, a long stretch of the space may be infeasible
             patience=None if problem.settings.search.algorithm == "exhaustive" else _PATIENCE,
@@ -251,7 +253,7 @@ class _Run:
 
     def explained(self, result: Result) -> dict[str, Any]:
         """What was expected of what was measured, and what was measured for what."""
-        return explained(self._problem, self._searcher, self._seeding.asked, result)
+        return explained(self._problem, self._searcher, self._seeding.asked, self._seeding.share, result)
 
     def genomes_to_test(self) -> list[GenomeKey]:
         """What the test split must still be shown to: the front, and the recipes that it is compared with."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from evo_mpq.costs import computed_costs, computed_screen, lead_objective
 from evo_mpq.errors import ConfigError, Mistake
+from evo_mpq.measure.measurements import Measurements
 from evo_mpq.measure.objectives import Quantity
 from evo_mpq.optimize.exhaustive import Exhaustive
 from evo_mpq.optimize.loop import Result
@@ -23,13 +26,36 @@ from evo_mpq.predict.surrogates.kinds import residual_model
 from evo_mpq.predict.tables.tables import Tables
 from evo_mpq.problem import Problem
 from evo_mpq.results.front import GenomeKey
-from evo_mpq.typing import FloatMatrix
+from evo_mpq.typing import FloatMatrix, Genomes
 
 TABLE = "table of single options"
 """What a table is measured for; see `Seeding.asked`."""
 
+SKETCH_SHARE = 1 / 8
+"""Of the batches of the search split that tables are measured on, unless the user says otherwise."""
+
+LEAST_BATCHES = 4
+"""Of the search split, from which on they are."""
+
 FREE_POPULATION = 40
 """Candidates per generation where every objective is computed, unless the user says otherwise."""
+
+Sketches: TypeAlias = Sequence[tuple[Genomes, Measurements]]
+"""Genomes, and what was measured of them on a part of the search split."""
+
+
+@dataclass
+class Asked:
+    """What was to be measured for one purpose before a search, in order.
+
+    Attributes:
+        whole: on the whole search split.
+        part: on a part of it.
+    """
+
+    whole: list[GenomeKey] = field(default_factory=list)
+    part: list[GenomeKey] = field(default_factory=list)
+
 
 Assisted: TypeAlias = SurrogateSearch | PredictedFront
 """Searchers that predict."""
@@ -72,8 +98,26 @@ def make_searcher(problem: Problem) -> Searcher:
     )
 
 
-def prepare(searcher: Searcher, problem: Problem, tables: Tables) -> None:
+def sketch_batches(problem: Problem) -> int | None:
+    """Batches of the search split that tables are measured on; None for all of them."""
+    share = problem.settings.search.fitness.table_share
+    if share == 1.0:
+        return None
+    n = problem.network.splits.search.n_batches
+    if share == "auto":
+        share = SKETCH_SHARE if n >= LEAST_BATCHES else 1.0
+    k = math.ceil(share * n)
+    return None if k >= n else k
+
+
+def prepare(searcher: Searcher, problem: Problem, tables: Tables, sketches: Sketches = ()) -> None:
     """Tells a searcher what it is to expect, and measures what that takes.
+
+    Args:
+        searcher: before it is asked.
+        problem: that is searched.
+        tables: of its genes.
+        sketches: what the tables are of, where that is not what the search measures.
 
     Raises:
         MeasurementError: the extremes of the space cannot be measured.
@@ -84,6 +128,9 @@ def prepare(searcher: Searcher, problem: Problem, tables: Tables) -> None:
     if isinstance(searcher, PredictedFront):
         searcher.believe(tables.contributions.table())
         return
+    if isinstance(searcher, SurrogateSearch):
+        for genomes, measurements in sketches:
+            searcher.sketched(genomes, measurements)
     believed = fitness.contributions == "shapley" and "shapley" in problem.seeders
     if isinstance(searcher, SurrogateSearch) and believed and lead is not None:
         allowance, wanted = tables.methods_allowance, MEASUREMENTS_PER_GENE * problem.space.n_genes
@@ -92,9 +139,10 @@ def prepare(searcher: Searcher, problem: Problem, tables: Tables) -> None:
 
 
 def needs_tables(problem: Problem) -> bool:
-    """Whether `prepare` measures something besides what allocation methods do."""
+    """Whether a search needs more measured than it asks for itself."""
     fitness = problem.settings.search.fitness
-    return fitness.interactions == "auto" or fitness.surrogate == "shapley"
+    sketched = fitness.surrogate != "none" and sketch_batches(problem) is not None
+    return fitness.interactions == "auto" or fitness.surrogate == "shapley" or sketched
 
 
 def last_tau(searcher: Searcher) -> float | None:
@@ -106,7 +154,7 @@ def last_tau(searcher: Searcher) -> float | None:
 
 
 def explained(
-    problem: Problem, searcher: Searcher, asked: Mapping[str, Sequence[GenomeKey]], result: Result
+    problem: Problem, searcher: Searcher, asked: Mapping[str, Asked], share: float, result: Result
 ) -> dict[str, Any]:
     """What a search expected of what it measured, and what it measured for what: the content of ``predictions.json``.
 
@@ -114,6 +162,7 @@ def explained(
         problem: that was searched.
         searcher: after the search.
         asked: per purpose the genomes that were to be measured before the search.
+        share: what a measurement on a part of the search split counts.
         result: of the search.
     """
     rounds = searcher.rounds if isinstance(searcher, Assisted) else []
@@ -125,31 +174,34 @@ def explained(
             for quantity in quantities
         ],
         "rounds": [_round_document(each, quantities) for each in rounds],
-        "spent": _spent(problem, rounds, asked, result),
+        "table_share": share,
+        "spent": _spent(problem, rounds, asked, share, result),
     }
 
 
 def _spent(
-    problem: Problem, rounds: Sequence[Round], asked: Mapping[str, Sequence[GenomeKey]], result: Result
+    problem: Problem, rounds: Sequence[Round], asked: Mapping[str, Asked], share: float, result: Result
 ) -> list[dict[str, Any]]:
     """Per purpose the measurements, each counted for the first, and the hypervolume of what was asked for it."""
     archive = result.archive
     rows = {tuple(genome): row for row, genome in enumerate(archive.genomes.tolist())}
     feasible = archive.measurements.feasible
-    left = set(rows)
+    left, sketched = set(rows), set[GenomeKey]()
     spent: list[dict[str, Any]] = []
     for purpose, genomes in asked.items():
-        used = left & set(genomes)
+        used, new = left & set(genomes.whole), set(genomes.part) - sketched
         left -= used
-        reached = [rows[genome] for genome in dict.fromkeys(genomes) if genome in rows and feasible[rows[genome]]]
-        volume = None if result.box is None else result.box.hypervolume(archive.losses[reached])
-        spent.append({"purpose": purpose, "measurements": len(used), "hypervolume": volume})
+        sketched |= new
+        reached = [rows[genome] for genome in dict.fromkeys(genomes.whole) if genome in rows and feasible[rows[genome]]]
+        volume = None if result.box is None or not reached else result.box.hypervolume(archive.losses[reached])
+        measurements = len(used) + (share * len(new) if new else 0)
+        spent.append({"purpose": purpose, "measurements": measurements, "sketched": len(new), "hypervolume": volume})
     by = {"surrogate": 0, "nsga2": 0}
     for each in rounds:
         by[each.proposer] += len(each.predicted)
     # what no round told of is a table that the searcher asked itself, or all of a search without a surrogate
     by[TABLE if rounds else problem.settings.search.algorithm] = len(left) - sum(by.values())
-    spent += [{"purpose": purpose, "measurements": n, "hypervolume": None} for purpose, n in by.items()]
+    spent += [{"purpose": purpose, "measurements": n, "sketched": 0, "hypervolume": None} for purpose, n in by.items()]
     return [each for each in spent if each["measurements"]]
 
 

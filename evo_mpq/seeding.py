@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from evo_mpq.costs import cost_of, lead_objective, spaced_budgets, tables_of
 from evo_mpq.errors import MeasurementError
 from evo_mpq.measure.measurements import Measurements
-from evo_mpq.optimize.loop import Screen
+from evo_mpq.optimize.loop import Screen, Start
 from evo_mpq.optimize.searcher import first_of_new
 from evo_mpq.optimize.seeders.waterfill import allocation_gain
 from evo_mpq.optimize.starts import uniform_ladder
@@ -17,7 +18,7 @@ from evo_mpq.predict.tables.sensitivities import least_table, table_genomes
 from evo_mpq.predict.tables.tables import Tables
 from evo_mpq.problem import Problem
 from evo_mpq.results.front import GenomeKey
-from evo_mpq.searching import TABLE, needs_tables
+from evo_mpq.searching import TABLE, Asked, Sketches, needs_tables
 from evo_mpq.typing import Genomes
 
 UNIFORM = "uniform"
@@ -35,8 +36,6 @@ SEEDS_SHARE = 0.25
 OWN_SHARE = 2 / 3
 """Of a method's part of that, for what it measures to find its genomes; what it leaves is for these."""
 
-MeasureGenomes = Callable[[Genomes], Measurements]
-
 
 class Seeding:
     """What is measured before the search, and under which names.
@@ -45,11 +44,12 @@ class Seeding:
         problem: that is searched.
         screen: finds genomes that cannot meet the constraints; those are not measured.
         say: told what the tables say, before the search begins.
-        prepare: given the tables before the search begins, to measure more of them.
+        prepare: given the tables, and what was measured for them on a part of the samples, before the search begins.
 
     Attributes:
         recipes: name and genome of what was proposed, each genome once, in the order of measuring.
-        asked: per purpose the genomes that were to be measured for it, in the order of measuring.
+        asked: per purpose what was to be measured for it.
+        share: part of the samples that tables were measured on.
         notes: which recipes were left out, and why.
     """
 
@@ -58,34 +58,32 @@ class Seeding:
         problem: Problem,
         screen: Screen | None = None,
         say: Callable[[str], None] = lambda message: None,
-        prepare: Callable[[Tables], None] = lambda tables: None,
+        prepare: Callable[[Tables, Sketches], None] = lambda tables, sketches: None,
     ) -> None:
         self._problem = problem
         self._screen = screen
         self._say = say
         self._prepare = prepare
         self.recipes: list[tuple[str, GenomeKey]] = []
-        self.asked: dict[str, list[GenomeKey]] = {}
+        self.asked: dict[str, Asked] = {}
+        self.share = 1.0
+        self._sketches: list[tuple[Genomes, Measurements]] = []
         self.notes: list[str] = []
 
-    def __call__(self, measure: MeasureGenomes, left: Callable[[], int | None]) -> None:
+    def __call__(self, start: Start) -> None:
         """Measures the ladder, the tables that recipes need, and what they propose; see `optimize.loop.Begin`."""
         problem = self._problem
-
-        def measured(genomes: Genomes) -> Measurements:
-            self.asked[self._purpose] += [tuple(row) for row in genomes.tolist()]
-            return measure(genomes)
-
+        self._start, self.share = start, start.share
         if UNIFORM in problem.seeders:
             self._begin(UNIFORM)
             ladder = uniform_ladder(problem.space)
             genomes = np.array([genome for _, genome in ladder])
-            measured(self._named([f"{UNIFORM} {name}" for name, _ in ladder], genomes))
+            self._measure(self._named([f"{UNIFORM} {name}" for name, _ in ladder], genomes))
         # the other algorithms are baselines, or measure everything anyhow
         evolves = problem.settings.search.algorithm == "nsga2"
         others = [name for name in problem.seeders if evolves and name != UNIFORM]
-        if evolves and (others or needs_tables(problem)) and self._worth_a_table(others, left()):
-            self._measure_others(others, measured, left)
+        if evolves and (others or needs_tables(problem)) and self._worth_a_table(others, start.left()):
+            self._measure_others(others)
 
     def _worth_a_table(self, names: Sequence[str], budget: int | None) -> bool:
         """Whether recipes have something to go by, and the budget allows it."""
@@ -94,23 +92,41 @@ class Seeding:
             return False
         if budget is None:
             return True
-        n_table = len(table_genomes(self._problem.space, budget))
-        if not n_table or _part(budget - n_table, len(names)) < 1:
-            least = len(least_table(self._problem.space))
+        cost = self._table_cost(budget)
+        if not cost or _part(budget - cost, len(names)) < 1:
+            least = math.ceil(self.share * len(least_table(self._problem.space)))
             self._leave_out(names, f"their table takes at least {least} of the {budget} measurements that are left")
             return False
         return True
 
-    def _measure_others(self, names: Sequence[str], measure: MeasureGenomes, left: Callable[[], int | None]) -> None:
-        problem, space, budget = self._problem, self._problem.space, left()
+    def _table_cost(self, budget: int) -> int:
+        """Measurements that the table takes of a budget, rounded up; 0 if not even the least one fits."""
+        return math.ceil(self.share * len(table_genomes(self._problem.space, int(budget / self.share))))
+
+    def _measure(self, genomes: Genomes) -> Measurements:
+        self.asked[self._purpose].whole += [tuple(row) for row in genomes.tolist()]
+        return self._start.measure(genomes)
+
+    def _sketch(self, genomes: Genomes) -> Measurements:
+        """Measures for tables: on a part of the samples where that is worth it."""
+        if self.share == 1:
+            return self._measure(genomes)
+        self.asked[self._purpose].part += [tuple(row) for row in genomes.tolist()]
+        found = self._start.sketch(genomes)
+        self._sketches.append((genomes, found))
+        return found
+
+    def _measure_others(self, names: Sequence[str]) -> None:
+        problem, space, left = self._problem, self._problem.space, self._start.left
+        budget = left()
         lead = lead_objective(problem)
         assert lead is not None
         cost_name, cost = cost_of(problem)
-        part, methods_allowance = None, None
+        part, for_table, methods_allowance = None, None, None
         if budget is not None:
-            part = _part(budget - len(table_genomes(space, budget)), len(names))
-            methods_allowance = int(OWN_SHARE * part)
-        tables = tables_of(problem, lead, measure, cost, budget, methods_allowance)
+            part = _part(budget - self._table_cost(budget), len(names))
+            for_table, methods_allowance = int(budget / self.share), int(OWN_SHARE * part / self.share)
+        tables = tables_of(problem, lead, self._sketch, cost, for_table, methods_allowance)
         self._begin(TABLE)
         try:
             n_options = sum(map(len, tables.sensitivities.losses))
@@ -131,10 +147,10 @@ class Seeding:
             after = left()
             spent = 0 if before is None or after is None else before - after
             chosen = self._new(proposed, None if part is None else max(1, part - spent))
-            measure(self._named([f"{name} {place + 1}" for place in range(len(chosen))], chosen))
+            self._measure(self._named([f"{name} {place + 1}" for place in range(len(chosen))], chosen))
         self._begin(PREPARATION)
         try:
-            self._prepare(tables)
+            self._prepare(tables, self._sketches)
         except MeasurementError as error:
             self._leave_out([PREPARATION], str(error))
 
@@ -153,7 +169,7 @@ class Seeding:
     def _begin(self, purpose: str) -> None:
         """What is measured from now on is for this."""
         self._purpose = purpose
-        self.asked.setdefault(purpose, [])
+        self.asked.setdefault(purpose, Asked())
 
     def _named(self, names: Sequence[str], genomes: Genomes) -> Genomes:
         """The genomes, which are entered under their names."""

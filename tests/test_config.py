@@ -294,6 +294,7 @@ def test_the_least_has_every_default(tmp_path):
                 "surrogate": "auto",
                 "contributions": "shapley",
                 "interactions": "none",
+                "table_share": "auto",
                 "seeds": ["uniform", "sensitivity", "shapley"],
             },
             "evaluations": 400,

@@ -27,7 +27,7 @@ from evo_mpq.predict.tables.options import OptionTable, additive, one_at_a_time_
 from evo_mpq.predict.tables.sensitivities import measured_sensitivities
 from evo_mpq.predict.tables.tables import Tables
 from evo_mpq.problem import Problem
-from evo_mpq.searching import make_searcher, prepare
+from evo_mpq.searching import make_searcher, prepare, sketch_batches
 from evo_mpq.seeding import Seeding
 from evo_mpq.typing import Genomes
 
@@ -55,11 +55,13 @@ class Found:
         genomes: ``(n, n_genes)``, each once.
         own: ``(n,)`` CPU seconds besides measuring until each was asked.
         own_seconds: in all.
+        n_sketched: genomes that it measured on a part of the samples besides.
     """
 
     genomes: Genomes
     own: np.ndarray
     own_seconds: float
+    n_sketched: int = 0
 
     def first(self, n: int) -> Found:
         """What it had after so many measurements."""
@@ -89,7 +91,7 @@ class Arm:
         ledger = Ledger(world, budget)
         with contextlib.suppress(Exhausted):
             self.spend(ledger, seed)
-        return Found(ledger.genomes, ledger.own, ledger.own_seconds)
+        return Found(ledger.genomes, ledger.own, ledger.own_seconds, ledger.n_sketched)
 
 
 class InMemory:
@@ -98,14 +100,14 @@ class InMemory:
     diverged = False
 
     def __init__(self) -> None:
-        self._rows: dict[tuple[int, ...], _Row] = {}
+        self._rows: dict[tuple[str, tuple[int, ...]], _Row] = {}
 
     def known(self, genome: tuple[int, ...], fidelity: str = "search") -> _Row | None:
-        return self._rows.get(genome)
+        return self._rows.get((fidelity, genome))
 
-    def measured(self, genomes: Genomes, values: Values, **_: Any) -> None:
+    def measured(self, genomes: Genomes, values: Values, fidelity: str = "search", **_: Any) -> None:
         for genome, row, errors in zip(genomes.tolist(), values.values, values.standard_errors, strict=True):
-            self._rows[tuple(genome)] = _Row(row.tolist(), errors.tolist())
+            self._rows[fidelity, tuple(genome)] = _Row(row.tolist(), errors.tolist())
 
     def asked(self, generation: int, genomes: Genomes) -> None:
         """Nothing is replayed."""
@@ -127,31 +129,40 @@ def own(algorithm: str = "nsga2", **fitness: Any) -> Callable[[Ledger, int], Non
     def spend(ledger: Ledger, seed: int) -> None:
         problem = _set(ledger.world.problem, ledger.budget, seed, algorithm, fitness)
         searcher = make_searcher(problem)
-        seeding = Seeding(problem, None, prepare=lambda tables: prepare(searcher, problem, tables))
-
-        def measure(genomes: Genomes) -> tuple[Values, float, int]:
-            found = ledger.measure(genomes)
-            return Values(found.losses, found.standard_errors, found.failures), 0.0, 0
-
-        journal, spending = InMemory(), Spending()
+        seeding = Seeding(problem, prepare=lambda tables, sketches: prepare(searcher, problem, tables, sketches))
+        journal, spending, k = InMemory(), Spending(), sketch_batches(problem)
         spending.count("reference")
         ledger.count()
-        evaluate = Recorded(
-            measure,
-            journal,  # type: ignore[arg-type]
-            problem.objectives,
-            problem.objectives,
-            spending=spending,
-            least_chunk=ledger.budget,
-        )
+
+        def recorded(measure: Callable[[Genomes], Measurements], fidelity: str, share: float) -> Recorded:
+            def values(genomes: Genomes) -> tuple[Values, float, int]:
+                found = measure(genomes)
+                return Values(found.losses, found.standard_errors, found.failures), 0.0, 0
+
+            return Recorded(
+                values,
+                journal,  # type: ignore[arg-type]
+                problem.objectives,
+                problem.objectives,
+                spending=spending,
+                fidelity=fidelity,
+                share=share,
+                least_chunk=ledger.budget,
+            )
+
+        sketch = None
+        if k is not None:
+            share = problem.network.splits.search.share(k)
+            sketch = recorded(lambda genomes: ledger.sketch(genomes, k), "sketch", share)
         run_search(
             problem.space,
             searcher,
-            evaluate,
+            recorded(ledger.measure, "search", 1.0),
             journal=journal,  # type: ignore[arg-type]
             budgets=[Budget(evaluations=ledger.budget)],
             box=lambda losses: HypervolumeBox.around(losses, problem.log_scale),
             begin=seeding,
+            sketch=sketch,
         )
 
     return spend
@@ -414,6 +425,7 @@ def _swapped(ledger: Ledger, parent: np.ndarray, bound: float, rng: np.random.Ge
 ARMS: Mapping[str, Arm] = {
     "engine": Arm(own()),
     "engine without seeds": Arm(own(seeds=("uniform",))),
+    "engine, whole tables": Arm(own(table_share=1.0)),
     "additive": Arm(own(surrogate="additive")),
     "NSGA-II, seeds": Arm(own(surrogate="none")),
     "NSGA-II": Arm(own(surrogate="none", seeds=("uniform",)), anytime=True),

@@ -45,13 +45,22 @@ class FromTable:
     Args:
         stored: the space.
         seconds_each: CPU seconds that a measurement takes.
+        parts: measures on a part of the samples, of which there is no table.
     """
 
-    def __init__(self, stored: Stored, seconds_each: float) -> None:
+    def __init__(self, stored: Stored, seconds_each: float, parts: Cached | None = None) -> None:
         self._stored = stored
+        self._parts = parts
         self.seconds_each = seconds_each
 
-    def search(self, genomes: Genomes) -> Estimates:
+    @property
+    def sketch_seconds_each(self) -> float:
+        return self._parts.sketch_seconds_each if self._parts else 0.0
+
+    def search(self, genomes: Genomes, k: int | None = None) -> Estimates:
+        if k is not None:
+            assert self._parts is not None
+            return self._parts.search(genomes, k)
         rows, table = self._stored.rows(genomes), self._stored.table
         return Estimates(table.search_kl[rows], table.search_kl_error[rows])
 
@@ -132,12 +141,17 @@ def _costs(problem: Problem) -> list[Any]:
     return [costs[quantity.name] for quantity in problem.objectives[1:]]
 
 
+def _cached(name: str, problem: Problem) -> Cached:
+    return Cached(problem, TABLES / f"efficiency_{name}.npz")
+
+
 def _table(name: str, space: str) -> World:
     stored = Stored(Table.read(table_file(0, space)))
     problem = with_seeders(problem_of(space, 0))
     costs = _costs(problem)
     everything = stored.table.genomes.astype(np.int64)
-    return World(name, problem, FromTable(stored, seconds_each(problem)), costs, costs, everything)
+    source = FromTable(stored, seconds_each(problem), _cached(name, problem))
+    return World(name, problem, source, costs, costs, everything)
 
 
 def _switches() -> World:
@@ -164,7 +178,7 @@ def _switches() -> World:
     ]
     exact: FactoredFunction = decomposed(space, times, [*scopes, *near, *across], np.random.default_rng(0))
     everything = stored.table.genomes.astype(np.int64)
-    source = FromTable(stored, seconds_each(_table("", "joint").problem))
+    source = FromTable(stored, seconds_each(_table("joint", "joint").problem), _cached("joint", problem))
     return World("kernel_switches", problem, source, [size, exact], [size, exact], everything)
 
 
@@ -177,7 +191,7 @@ def _synthetic() -> World:
 def _measured(name: str, problem: Problem) -> World:
     problem = with_seeders(problem)
     costs = _costs(problem)
-    return World(name, problem, Cached(problem, TABLES / f"efficiency_{name}.npz"), costs, costs)
+    return World(name, problem, _cached(name, problem), costs, costs)
 
 
 def _residual_mlp() -> World:

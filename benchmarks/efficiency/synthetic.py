@@ -47,6 +47,7 @@ class Pairs:
     interference: np.ndarray
     sizes: np.ndarray
     seconds_each: float = field(default=0.0)
+    sketch_seconds_each: float = field(default=0.0)
 
     @property
     def space(self) -> SearchSpace:
@@ -64,7 +65,7 @@ class Pairs:
         errors = self.amplitudes[np.arange(len(self.sizes)), genomes]
         return SATURATION * -np.expm1(-np.einsum("ni,ni->n", errors @ self.interference, errors))
 
-    def search(self, genomes: Genomes) -> Estimates:
+    def search(self, genomes: Genomes, k: int | None = None) -> Estimates:
         losses = self.losses(genomes)
         return Estimates(losses, np.zeros(len(losses)))
 
@@ -148,6 +149,7 @@ def unmeasured_problem(space: SearchSpace, cost: FactoredFunction) -> Problem:
     """A problem as far as searches look at it: bytes, and a loss that is measured elsewhere."""
     loss = Quantity("kl_divergence", "nats", "minimize", "measured", True, None, "outputs")
     size = Quantity("size", "B", "minimize", "exact", False, Size(), "free")
-    settings = validate({"model": {"kind": "digits_mlp"}, "data": {"kind": "digits"}})
+    whole = {"fitness": {"table_share": 1.0}}  # there are no samples of which tables could be a part
+    settings = validate({"model": {"kind": "digits_mlp"}, "data": {"kind": "digits"}, "search": whole})
     network, compressor = _Layers(tuple(space.layers)), _Bytes(space, cost)
     return Problem(settings, network, space, compressor, Quantities((loss, size)))  # type: ignore[arg-type]

@@ -29,8 +29,12 @@ class Source(Protocol):
     def seconds_each(self) -> float:
         """CPU seconds of a measurement, on average."""
 
-    def search(self, genomes: Genomes) -> Estimates:
-        """Losses that are searched on."""
+    @property
+    def sketch_seconds_each(self) -> float:
+        """CPU seconds of a measurement on a part of the samples, on average."""
+
+    def search(self, genomes: Genomes, k: int | None = None) -> Estimates:
+        """Losses that are searched on; on the first ``k`` batches."""
 
     def test(self, genomes: Genomes) -> FloatVector:
         """``(n,)`` losses on samples that are not searched."""
@@ -52,6 +56,7 @@ class Cached:
         self._known: dict[str, dict[bytes, tuple[float, float]]] = {"search": {}, "test": {}}
         self._genomes: dict[bytes, np.ndarray] = {}
         self._seconds, self._n = 0.0, 0
+        self._sketch_seconds, self._n_sketched = 0.0, 0
         if file.exists():
             with np.load(file) as arrays:
                 self._read({name: arrays[name] for name in arrays.files})
@@ -62,12 +67,16 @@ class Cached:
         return self._seconds / max(1, self._n)
 
     @property
+    def sketch_seconds_each(self) -> float:
+        return self._sketch_seconds / max(1, self._n_sketched)
+
+    @property
     def genomes(self) -> Genomes:
         """All that were measured on the search split."""
         return np.array([self._genomes[key] for key in self._known["search"]], dtype=np.int64)
 
-    def search(self, genomes: Genomes) -> Estimates:
-        found = self._values(genomes, "search")
+    def search(self, genomes: Genomes, k: int | None = None) -> Estimates:
+        found = self._values(genomes, "search", k)
         return Estimates(found[:, 0], found[:, 1])
 
     def test(self, genomes: Genomes) -> FloatVector:
@@ -99,24 +108,29 @@ class Cached:
                 self._known["test"][key] = (float(test), np.nan)
         self._seconds, self._n = float(arrays["spent"][0]), int(arrays["spent"][1])
 
-    def _values(self, genomes: Genomes, split: str) -> FloatMatrix:
+    def _values(self, genomes: Genomes, split: str, k: int | None = None) -> FloatMatrix:
         keys = genome_keys(genomes)
-        known = self._known[split]
+        known = self._known.setdefault(split if k is None else f"{split}[:{k}]", {})
         new = {key: row for key, row in zip(keys, genomes, strict=True) if key not in known}
         order = sorted(new, key=lambda key: tuple(new[key]))  # neighbors share computation
         for start in range(0, len(order), CHUNK):
             some = order[start : start + CHUNK]
-            self._measure([new[key] for key in some], some, split)
+            self._measure([new[key] for key in some], some, split, k)
         return np.array([known[key] for key in keys]).reshape(len(keys), 2)
 
-    def _measure(self, genomes: Sequence[np.ndarray], keys: Sequence[bytes], split: str) -> None:
+    def _measure(self, genomes: Sequence[np.ndarray], keys: Sequence[bytes], split: str, k: int | None) -> None:
         began = time.process_time()
-        found = self._executor.measure(self._problem.space.decode(np.array(genomes)), split).values
-        if split == "search":
-            self._seconds += time.process_time() - began
+        found = self._executor.measure(self._problem.space.decode(np.array(genomes)), split, k=k).values
+        seconds = time.process_time() - began
+        if k is not None:
+            self._sketch_seconds += seconds
+            self._n_sketched += len(keys)
+        elif split == "search":
+            self._seconds += seconds
             self._n += len(keys)
         pairs = zip(found.values[:, self._column], found.standard_errors[:, self._column], strict=True)
-        self._known[split].update(zip(keys, ((float(one), float(error)) for one, error in pairs), strict=True))
+        known = self._known[split if k is None else f"{split}[:{k}]"]
+        known.update(zip(keys, ((float(one), float(error)) for one, error in pairs), strict=True))
         self._genomes.update(zip(keys, genomes, strict=True))
 
 
@@ -151,10 +165,10 @@ class World:
         self.measuring = 0.0
         """CPU seconds spent on measuring, which are not the searcher's."""
 
-    def measure(self, genomes: Genomes) -> Measurements:
-        """As a run would."""
+    def measure(self, genomes: Genomes, k: int | None = None) -> Measurements:
+        """As a run would; on the first ``k`` batches."""
         began = time.process_time()
-        found = self.source.search(genomes)
+        found = self.source.search(genomes, k)
         computed = self.computed(genomes)
         self.measuring += time.process_time() - began
         unknown = np.full(computed.shape, np.nan)
@@ -189,12 +203,19 @@ class Ledger:
         self._rows: dict[bytes, np.ndarray] = {}
         self._own: list[float] = []
         self._extra = 0
+        self._sketched: set[bytes] = set()
+        self._share = 0.0
         self._began = time.process_time() - world.measuring
 
     @property
     def left(self) -> int:
         """Measurements that the budget still allows."""
-        return self.budget - len(self._rows) - self._extra
+        return int(self.budget - len(self._rows) - self._extra - self._share * len(self._sketched) + 1e-9)
+
+    @property
+    def n_sketched(self) -> int:
+        """Genomes measured on a part of the samples, besides."""
+        return len(self._sketched)
 
     @property
     def own_seconds(self) -> float:
@@ -229,6 +250,12 @@ class Ledger:
                 self._rows[key] = np.array(row)
                 self._own.append(own)
         return self.world.measure(genomes)
+
+    def sketch(self, genomes: Genomes, k: int) -> Measurements:
+        """Measurements on the first ``k`` batches, each counted as that part; always the same ``k``."""
+        self._share = self.world.problem.network.splits.search.share(k)
+        self._sketched.update(genome_keys(genomes))
+        return self.world.measure(genomes, k)
 
     def estimates(self, genomes: Genomes) -> Estimates:
         """The measured loss alone."""

@@ -109,6 +109,11 @@ SurrogateName: TypeAlias = Annotated[
     _choice("auto", "none", "additive", "gp", "pairwise", "forest", "shapley"),
 ]
 Contributions: TypeAlias = Annotated[Literal["shapley", "none"], _choice("shapley", "none")]
+TableShare: TypeAlias = Annotated[
+    Literal["auto"] | float,
+    BeforeValidator(check.share),
+    _any_of({"const": "auto"}, {"type": "number", "exclusiveMinimum": 0, "maximum": 1}),
+]
 Interactions: TypeAlias = Annotated[Literal["auto", "none"], _choice("auto", "none")]
 Direction: TypeAlias = Annotated[Literal["minimize", "maximize"], _choice("minimize", "maximize")]
 RunName: TypeAlias = Annotated[
@@ -350,7 +355,7 @@ class QuantizerSettings(Section):
 class FitnessSettings(Section):
     """What a search knows of candidates that it did not measure; for nsga2."""
 
-    null_is_wrong = frozenset({"surrogate", "contributions", "interactions"})
+    null_is_wrong = frozenset({"surrogate", "contributions", "interactions", "table_share"})
 
     surrogate: SurrogateName = "auto"
     """The model that chooses what to measure, fitted to all that was measured: additive, the sum of what options cost;
@@ -365,6 +370,11 @@ class FitnessSettings(Section):
     interactions: Interactions = "none"
     """Whether pairs of options are measured together before the search (auto), as the method clado does, which the
     model learns from; the search itself mostly chooses better what to measure."""
+
+    table_share: TableShare = "auto"
+    """Part of the search split that tables of options, contributions and pairs are measured on, in whole batches; each
+    such measurement counts as that part of one, and none is of the front. auto: an eighth where the split has four
+    batches or more, else all of it."""
 
     seeds: Annotated[tuple[Kind, ...], AfterValidator(check.distinct)] = Field(
         default=("uniform", "sensitivity", "shapley"), examples=[["uniform", "sensitivity", "clado"]]

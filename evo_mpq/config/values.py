@@ -179,6 +179,16 @@ def clip(value: Any) -> str | float:
     raise ValueError(f"must be mse, minmax, or {{percentile: 99.9}}, got {shown(value)}{hint}")
 
 
+def share(value: Any) -> str | float:
+    """``"auto"`` or a part of a whole."""
+    if value == "auto":
+        return "auto"
+    part = number(value)
+    if isinstance(part, int | float) and 0 < part <= 1:
+        return float(part)
+    raise ValueError(f"must be auto, or more than 0 and at most 1, got {shown(value)}")
+
+
 def memory(value: Any) -> str:
     """An amount of memory as text, with its unit."""
     text = f"{int(value)} B" if _is_whole(value) else value

@@ -187,7 +187,7 @@ def workloads(network: Network, split: Split, quantities: Sequence[Quantity], k:
         network: gives the float outputs.
         split: the search or the test split.
         quantities: all of the run; those that are not of outputs need nothing.
-        k: only the first ``k`` batches.
+        k: only the first ``k`` batches, and the same part of the batches that quantities bring, rounded up.
     """
     shared: list[int] = []
     result: list[Workload] = []
@@ -198,7 +198,8 @@ def workloads(network: Network, split: Split, quantities: Sequence[Quantity], k:
         if own is None:
             shared.append(position)
         else:
-            result.append(Workload(own[:k], (position,), None))
+            n = len(own) if k is None else -(-k * len(own) // split.n_batches)
+            result.append(Workload(own[:n], (position,), None))
     if shared:
         own_batches = tuple(
             Batch(raw.inputs, raw.targets, raw.indices, network.float_outputs(raw.inputs))

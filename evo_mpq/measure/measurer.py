@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -39,6 +39,10 @@ class Measurer:
     def __call__(self, genomes: Genomes) -> tuple[Values, float, int]:
         """Values of genomes on the search split, the CPU seconds it took, and the samples that were measured."""
         return self.policies(self._space.decode(genomes))
+
+    def on_batches(self, k: int) -> Callable[[Genomes], tuple[Values, float, int]]:
+        """The same on the first ``k`` batches of the search split."""
+        return lambda genomes: self.policies(self._space.decode(genomes), k=k)
 
     def policies(
         self, policies: Sequence[Policy], split: str = "search", k: int | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -34,10 +34,29 @@ __all__ = [
 _START_PIECE = 16
 """Genomes that are measured before the search between two looks at the clock."""
 
-Begin = Callable[[Callable[[Genomes], Measurements], Callable[[], int | None]], None]
-"""What is measured before a search. It is given a function that measures genomes, and raises `Spent` where the first
-budget does not reach, whatever it measured until then being kept; and one that says how many measurements are left,
-None for any number."""
+_ROUNDING = 1e-9
+"""Shares of samples add up to whole numbers only nearly."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a search offers to those who measure before it.
+
+    Attributes:
+        measure: measures genomes. Raises `Spent` where the budget does not reach; what it measured until then is kept.
+        sketch: the same on a part of the samples, for tables: the searcher is not told, and the front does not see it.
+        share: that part, which such a measurement counts; 1 where `sketch` is `measure`.
+        left: how many whole measurements are left; None for any number.
+    """
+
+    measure: Callable[[Genomes], Measurements]
+    sketch: Callable[[Genomes], Measurements]
+    share: float
+    left: Callable[[], int | None]
+
+
+Begin = Callable[[Start], None]
+"""Measures before a search, such as recipes."""
 
 Screen = Callable[[Genomes], FloatMatrix]
 """``(n, n_genes)`` genomes to ``(n, n_constraints)`` violations of the constraints that need no measuring;
@@ -109,6 +128,7 @@ def run_search(
     budgets: Sequence[Budget],
     box: Callable[[Losses], HypervolumeBox],
     begin: Begin | None = None,
+    sketch: Recorded | None = None,
     screen: Screen | None = None,
     patience: int | None = 200,
     archive: Archive | None = None,
@@ -129,7 +149,8 @@ def run_search(
         budgets: all that the run was given, in order; each limits the totals of the run.
         box: makes the frame of the hypervolume from ``(n, n_objectives)`` losses of the starts that succeeded
             (of the first generation, where none did); the caller adds the reference's. It stays fixed.
-        begin: measures what the search begins with, such as recipes, by the function that it is called with.
+        begin: measures what the search begins with, such as recipes.
+        sketch: measures for ``begin`` on a part of the samples, counting in the same spending; default: ``evaluate``.
         screen: finds genomes that are not worth measuring; the searcher is told their violations only.
         patience: generations in a row that the screen may leave nothing of before the search gives up; None
             for any number (exhaustive search ends by itself).
@@ -149,7 +170,8 @@ def run_search(
     if archive is None:
         archive = Archive(space.n_genes, len(evaluate.objectives), len(evaluate.constraints))
     stopwatch = _Stopwatch(journal, clock)
-    loop = _Loop(space, searcher, evaluate, journal, box, screen, patience, archive, stopwatch, on_progress)
+    sketch = sketch or evaluate
+    loop = _Loop(space, searcher, evaluate, sketch, journal, box, screen, patience, archive, stopwatch, on_progress)
     return loop.run(budgets, begin)
 
 
@@ -160,6 +182,7 @@ class _Loop:
     space: SearchSpace
     searcher: Searcher
     evaluate: Recorded
+    sketch: Recorded
     journal: Journal
     make_box: Callable[[Losses], HypervolumeBox]
     screen: Screen | None
@@ -222,10 +245,13 @@ class _Loop:
 
     def evaluations_left(self) -> int | None:
         """Whole measurements that the budget still allows, or None for any number."""
-        if self.budget.evaluations is None:
-            return None
-        left = self.budget.evaluations - self.evaluate.spending.evaluations
-        return max(0, int(left + 1e-9))  # shares of batches add up to whole numbers only nearly
+        left = self.budget_left()
+        return None if left is None else max(0, int(left + _ROUNDING))
+
+    def budget_left(self) -> float | None:
+        """Measurements and parts of one that the budget still allows, or None for any number."""
+        limit = self.budget.evaluations
+        return None if limit is None else limit - self.evaluate.spending.evaluations
 
     def limit(self) -> int | None:
         """How many genomes the next generation may have."""
@@ -239,38 +265,60 @@ class _Loop:
 
     def begin_with(self, begin: Begin) -> None:
         with contextlib.suppress(Spent):
-            begin(self.measure_start, self.limit)
+            sketch = self.measure_start if self.sketch is self.evaluate else self.measure_sketch
+            begin(Start(self.measure_start, sketch, self.sketch.share, self.limit))
         if len(self.archive):
             self.fix_box()
             self.hypervolumes_so_far()
             self.end_generation()
 
     def measure_start(self, genomes: Genomes) -> Measurements:
-        """Measures genomes before the search, a few at a time where the clock may end it.
+        """Measures genomes before the search.
 
         Raises:
             Spent: the budget allows only some of them, which were measured.
         """
-        left = self.evaluations_left()
-        affordable = len(genomes)
-        if left is not None:
-            affordable = int((np.cumsum(~self.evaluate.counted(genomes)) <= left).sum())
-        size = affordable if self.budget.minutes is None else _START_PIECE
-        for start in range(0, affordable, max(1, size)):
-            if self.budget.minutes is not None and self.stopwatch.read() >= 60 * self.budget.minutes:
-                raise Spent
-            piece = genomes[start : min(start + size, affordable)]
-            self.journal.asked(0, piece)
+        for piece in self.affordable(genomes, self.evaluate):
             measurements = self.measure(piece)
             new = self.archive.new(piece)
             self.archive.add(piece, measurements)
             self.searcher.remember(piece[new], measurements.rows(new))
             self.starts_ended.append(len(self.archive))
             self.report()
-        if affordable < len(genomes):
-            raise Spent
         _, measurements = self.evaluate.known(genomes)
         return measurements
+
+    def measure_sketch(self, genomes: Genomes) -> Measurements:
+        """Measures genomes on a part of the samples before the search.
+
+        Raises:
+            Spent: see `measure_start`.
+        """
+        for piece in self.affordable(genomes, self.sketch):
+            self.sketch(piece, on_chunk=self.report)
+            self.report()
+        _, measurements = self.sketch.known(genomes)
+        return measurements
+
+    def affordable(self, genomes: Genomes, evaluate: Recorded) -> Iterator[Genomes]:
+        """Genomes that are about to be measured, a few at a time where the clock may end it.
+
+        Raises:
+            Spent: after the last one that the budget allows, if that is not the last one of all.
+        """
+        left = self.budget_left()
+        n = len(genomes)
+        if left is not None:
+            n = int((np.cumsum(~evaluate.counted(genomes)) * evaluate.share <= left + _ROUNDING).sum())
+        size = n if self.budget.minutes is None else _START_PIECE
+        for start in range(0, n, max(1, size)):
+            if self.budget.minutes is not None and self.stopwatch.read() >= 60 * self.budget.minutes:
+                raise Spent
+            piece = genomes[start : min(start + size, n)]
+            self.journal.asked(0, piece)
+            yield piece
+        if n < len(genomes):
+            raise Spent
 
     def hypervolumes_so_far(self) -> None:
         """Of the front after each step of the start but the last one, now that there is a box."""

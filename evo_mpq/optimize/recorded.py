@@ -144,6 +144,7 @@ class Recorded:
     ) -> None:
         self.objectives = tuple(objectives)
         self.constraints = tuple(constraints)
+        self.share = share
         self.spending = Spending() if spending is None else spending
         self.measured = 0
         """Genomes measured by this object, not by an earlier process."""
@@ -153,7 +154,6 @@ class Recorded:
         self._journal = journal
         self._columns = {quantity.name: column for column, quantity in enumerate(quantities)}
         self._fidelity = fidelity
-        self._share = share
         self._alike = alike
         self._interrupted = interrupted
         self._clock = clock
@@ -277,7 +277,7 @@ class Recorded:
         )
 
     def _count(self, key: tuple[int, ...]) -> None:
-        self.spending.count(self._name(key), self._share)
+        self.spending.count(self._name(key), self.share)
 
     def _name(self, key: tuple[int, ...]) -> tuple[str, bytes]:
         """Names a measurement, in few bytes."""

@@ -16,11 +16,11 @@ from evo_mpq.measure.measurements import Measurements, Values
 from evo_mpq.measure.objectives import Constraint, Quantity
 from evo_mpq.optimize.budget import Budget
 from evo_mpq.optimize.exhaustive import Exhaustive
-from evo_mpq.optimize.loop import Progress, Result, run_search
+from evo_mpq.optimize.loop import Begin, Progress, Result, Start, run_search
 from evo_mpq.optimize.nsga2 import NSGA2
 from evo_mpq.optimize.pareto import HypervolumeBox, non_dominated
 from evo_mpq.optimize.random_search import RandomSearch
-from evo_mpq.optimize.recorded import Journal, Recorded
+from evo_mpq.optimize.recorded import Journal, Recorded, Spending
 from evo_mpq.optimize.searcher import Searcher
 from evo_mpq.optimize.starts import uniform_ladder
 from evo_mpq.results.journal import Journal as DiskJournal
@@ -44,6 +44,8 @@ def search(
     interrupted: Callable[[], bool] = lambda: False,
     measure: Any = None,
     starts: Genomes | None = None,
+    begin: Begin | None = None,
+    spending: Spending | None = None,
     **settings: Any,
 ) -> Result:
     space = problem.space
@@ -58,13 +60,14 @@ def search(
             QUANTITIES,
             objectives,
             constraints,
+            spending=spending,
             interrupted=interrupted,
             clock=problem.clock,
         ),
         journal=journal,
         budgets=budgets,
         box=lambda losses: HypervolumeBox.around(losses, log_scale),
-        begin=lambda measure, left: measure_them(measure, ladder(space) if starts is None else starts),
+        begin=begin or (lambda start: measure_them(start.measure, ladder(space) if starts is None else starts)),
         clock=problem.clock,
         **settings,
     )
@@ -141,6 +144,33 @@ def test_starts_come_first_and_are_not_measured_again() -> None:
     starts = ladder(problem.space)
     assert np.array_equal(result.archive.genomes[: len(starts)], starts)
     assert len(np.unique(result.archive.genomes, axis=0)) == problem.n_measured == 60
+
+
+@pytest.mark.parametrize("evaluations", [6, 9, 30])
+def test_what_is_measured_on_a_part_of_the_samples_counts_as_that_part_and_is_of_no_front(evaluations: int) -> None:
+    problem, journal = Problem(chain(5, 3)), MemoryJournal()
+    seen: list[Any] = []
+    few = problem.space.sample(16, np.random.default_rng(0))
+
+    def begin(start: Start) -> None:
+        start.measure(ladder(problem.space))
+        seen.append(start.left())
+        seen.append(len(start.sketch(few)))
+        start.sketch(few)  # known by then
+        seen.append(start.left())
+
+    spending = Spending()
+    sketch = Recorded(problem, journal, QUANTITIES, (KL, SIZE), spending=spending, fidelity="search[:1]", share=0.25)
+    result = search(
+        problem, Budget(evaluations=evaluations), journal=journal, begin=begin, sketch=sketch, spending=spending
+    )
+    n_ladder = len(ladder(problem.space))
+    affordable = min(16, 4 * (evaluations - n_ladder))
+    assert seen == ([evaluations - n_ladder, 16, evaluations - n_ladder - 4] if affordable == 16 else seen[:1])
+    part = {tuple(genome) for genome in few[:affordable].tolist()}
+    assert all(journal.known(genome, "search[:1]") is not None for genome in part)
+    assert len(result.archive) == evaluations - affordable / 4
+    assert spending.evaluations == evaluations
 
 
 def test_the_box_is_made_of_the_starts_and_stays() -> None:

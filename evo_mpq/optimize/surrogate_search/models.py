@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from evo_mpq.measure.measurements import Measurements
 from evo_mpq.optimize.archive import Archive
 from evo_mpq.optimize.pareto import in_scale
 from evo_mpq.predict.surrogates.additive import Additive
@@ -15,7 +16,7 @@ from evo_mpq.predict.surrogates.surrogate import ResidualModel, Surrogate
 from evo_mpq.predict.tables.options import Estimates, OptionTable
 from evo_mpq.predict.tables.sensitivities import measured_sensitivities
 from evo_mpq.space.search_space import SearchSpace
-from evo_mpq.typing import FloatMatrix, FloatVector, Genomes
+from evo_mpq.typing import BoolVector, FloatMatrix, FloatVector, Genomes
 
 Cost = Callable[[Genomes], FloatVector]
 """``(n, n_genes)`` genomes to ``(n,)`` losses that need no measuring."""
@@ -45,7 +46,8 @@ class LossModels:
         space: of the genomes.
         costs: per objective how it is computed, or None where it is measured.
         log_scale: per objective, whether it is compared on a logarithmic scale.
-        measured_constraints: columns of the constraints that are measured.
+        n_constraints: columns of violations.
+        measured_constraints: those of constraints that are measured.
         residual: makes a model of residuals; None for the additive model alone.
     """
 
@@ -54,6 +56,7 @@ class LossModels:
         space: SearchSpace,
         costs: Sequence[Cost | None],
         log_scale: Sequence[bool],
+        n_constraints: int,
         measured_constraints: Sequence[int],
         residual: Callable[[], ResidualModel] | None,
     ) -> None:
@@ -66,10 +69,20 @@ class LossModels:
         self._violations: dict[int, Surrogate] = {}
         self._priors: dict[int, Additive] = {}
         self._believed: dict[int, OptionTable] = {}
+        self._sketches = Archive(space.n_genes, len(self._costs), n_constraints)
 
     def believe(self, table: OptionTable, column: int) -> None:
         """Take a table as the prior of an objective; before the first `fit`."""
         self._believed[column] = table
+
+    @property
+    def has_sketch(self) -> bool:
+        """Whether tables are made of what was measured on a part of the samples."""
+        return len(self._sketches) > 0
+
+    def sketched(self, genomes: Genomes, measurements: Measurements) -> None:
+        """Make tables of these, measured on a part of the samples; before the first `fit`."""
+        self._sketches.add(genomes, measurements)
 
     def fit(self, archive: Archive) -> None:
         """Learn from everything that was measured.
@@ -77,20 +90,24 @@ class LossModels:
         Raises:
             MeasurementError: the most expensive genome was not measured, around which tables are.
         """
-        measured = archive.succeeded & np.all(np.isfinite(archive.losses), axis=1)  # not rejected before measuring
+        source = self._sketches if self.has_sketch else archive
+        measured = _known(archive)
         for column, cost in enumerate(self._costs):
             if cost is None:
                 genomes = archive.genomes[measured]
                 losses, errors = archive.losses[measured, column], archive.standard_errors[measured, column]
                 if column not in self._losses:
-                    table = self._believed.get(column) or _table(self._space, genomes, losses)
+                    rows = _known(source)
+                    table = self._believed.get(column)
+                    table = table or _table(self._space, source.genomes[rows], source.losses[rows, column])
                     self._losses[column] = self._surrogate(table, log_scale=self._log_scale[column], column=column)
                 self._losses[column].fit(genomes, *self._scaled(losses, errors, column))
         for column in self._constraints:
             rows = measured & np.isfinite(archive.violations[:, column])
             genomes, violations = archive.genomes[rows], archive.violations[rows, column]
             if column not in self._violations:
-                table = _table(self._space, genomes, violations)
+                known = _known(source) & np.isfinite(source.violations[:, column])
+                table = _table(self._space, source.genomes[known], source.violations[known, column])
                 self._violations[column] = self._surrogate(table, log_scale=False)
             self._violations[column].fit(genomes, violations, np.full(len(genomes), np.nan))
 
@@ -129,6 +146,12 @@ class LossModels:
         if self._log_scale[column]:
             errors = errors / (LN10 * 10.0**scaled)
         return scaled, errors
+
+
+def _known(archive: Archive) -> BoolVector:
+    """``(n,)`` rows that were measured, rather than rejected before, and succeeded."""
+    known: BoolVector = archive.succeeded & np.all(np.isfinite(archive.losses), axis=1)
+    return known
 
 
 def _table(space: SearchSpace, genomes: Genomes, losses: FloatVector) -> OptionTable:

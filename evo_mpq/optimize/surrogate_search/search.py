@@ -103,7 +103,7 @@ class SurrogateSearch:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if not self._measured:
             raise ValueError("every objective is computed, so there is nothing to predict; NSGA2 searches them exactly")
-        self._models = LossModels(space, self._costs, self._log_scale, measured_constraints, residual)
+        self._models = LossModels(space, self._costs, self._log_scale, n_constraints, measured_constraints, residual)
         self._fitted = False
         self._batch_size = batch_size
         exact = len(self._measured) == 1 and all(isinstance(cost, FactoredFunction | None) for cost in costs)
@@ -121,6 +121,10 @@ class SurrogateSearch:
     def believe(self, table: OptionTable, column: int) -> None:
         """Take what options cost in an objective as the prior, rather than the one-at-a-time table; before `ask`."""
         self._models.believe(table, column)
+
+    def sketched(self, genomes: Genomes, measurements: Measurements) -> None:
+        """Take tables from what was measured on a part of the samples, rather than ask one; before `ask`."""
+        self._models.sketched(genomes, measurements)
 
     def ask(self, limit: int | None = None) -> Genomes:
         """The next batch; see `Searcher.ask`."""
@@ -166,7 +170,7 @@ class SurrogateSearch:
 
     def _first(self, limit: int | None) -> Genomes:
         """The table of single options, unless it was measured before; in part or not at all if the budget is small."""
-        if not self._seen.new(least_table(self._space)).any():
+        if self._models.has_sketch or not self._seen.new(least_table(self._space)).any():
             return np.empty((0, self._space.n_genes), dtype=np.int64)
         table = table_genomes(self._space, limit)
         return table[self._seen.new(table)]

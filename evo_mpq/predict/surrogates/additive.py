@@ -26,8 +26,9 @@ class Additive:
 
     On a logarithmic scale the sum is of positive costs and the fit is of its logarithm: relative errors count alike
     from the best to the worst genome. Costs are exponentials of parameters that a quadratic penalty holds near
-    the table, so that an option that was not measured costs what the table says. Elsewhere the fit is a ridge
-    regression around the table. A fit takes milliseconds, and the model is what exact programs optimize.
+    the table, so that an option that was not measured costs what the table says, or all of them near the same multiple
+    of it: a table may be of fewer samples than the losses. Elsewhere the fit is a ridge regression around the table. A
+    fit takes milliseconds, and the model is what exact programs optimize.
 
     Args:
         space: of the genomes.
@@ -117,8 +118,8 @@ class Additive:
         for _ in range(N_STEPS):
             jacobian = design * np.exp(parameters)
             jacobian /= jacobian.sum(axis=1, keepdims=True)
-            gradient = jacobian.T @ residuals + PRIOR_WEIGHT * (parameters - self._prior)
-            curvature = jacobian.T @ jacobian
+            gradient = jacobian.T @ residuals + PRIOR_WEIGHT * self._moves(parameters)
+            curvature = jacobian.T @ jacobian - PRIOR_WEIGHT / len(parameters)
             curvature[np.diag_indices_from(curvature)] += PRIOR_WEIGHT + damping
             step = np.linalg.solve(curvature, gradient)
             tried = parameters - step
@@ -137,4 +138,9 @@ class Additive:
     ) -> tuple[FloatVector, float]:
         """Residuals, and what is minimized."""
         residuals: FloatVector = np.log(design @ np.exp(parameters)) - logarithms
-        return residuals, float(residuals @ residuals + PRIOR_WEIGHT * np.sum((parameters - self._prior) ** 2))
+        return residuals, float(residuals @ residuals + PRIOR_WEIGHT * np.sum(self._moves(parameters) ** 2))
+
+    def _moves(self, parameters: FloatVector) -> FloatVector:
+        """Distances from the prior on the logarithmic scale, but for a factor that all have in common."""
+        moves: FloatVector = parameters - self._prior
+        return moves - float(moves.mean())

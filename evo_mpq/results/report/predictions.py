@@ -154,7 +154,7 @@ def mistake_in(document: object) -> str | None:
             if len(each["predicted"]) != len(each["measured"]) or any(len(row) != width for row in rows):
                 return f"rounds[{place}] does not have as many predicted as measured values of every objective"
         for each in document["spent"]:
-            _ = str(each["purpose"]), int(each["measurements"]), each["hypervolume"]
+            _ = str(each["purpose"]), float(each["measurements"]), each["hypervolume"]
         _ = document["surrogate"]
     except KeyError as error:
         return f"{error} is missing"

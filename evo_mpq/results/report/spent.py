@@ -31,14 +31,14 @@ class Part:
     Attributes:
         key: the purpose, as ``predictions.json`` has it.
         label: to read.
-        measurements: how many.
+        measurements: how many; those on a part of the samples count as that part.
         text: the same to read, with their share.
         share: of all of them.
     """
 
     key: str
     label: str
-    measurements: int
+    measurements: float
     text: str
     share: float
 
@@ -86,7 +86,7 @@ class Levels:
 
 def spent(document: Mapping[str, Any] | None) -> Spent | None:
     """Where the measurements went; None where that is not known, or they had one purpose."""
-    counts: dict[str, int] = {}
+    counts: dict[str, float] = {}
     for each in document["spent"] if document else ():
         counts[each["purpose"]] = counts.get(each["purpose"], 0) + each["measurements"]
     counts = {purpose: n for purpose, n in counts.items() if n > 0}
@@ -100,12 +100,14 @@ def spent(document: Mapping[str, Any] | None) -> Spent | None:
             purpose,
             _LABELS.get(purpose, purpose),
             counts[purpose],
-            f"{format_count(counts[purpose])} ({_percent(counts[purpose] / total)})",
+            f"{_count(counts[purpose])} ({_percent(counts[purpose] / total)})",
             counts[purpose] / total,
         )
         for purpose in ordered
     ]
-    return Spent(parts, _where(parts, total))
+    sketched = sum(each.get("sketched", 0) for each in document["spent"]) if document else 0
+    share = document.get("table_share", 1.0) if document else 1.0
+    return Spent(parts, _where(parts, total) + _sketched(sketched, share))
 
 
 def levels(front: Mapping[str, Any], document: Mapping[str, Any] | None) -> Levels:
@@ -132,18 +134,32 @@ def levels(front: Mapping[str, Any], document: Mapping[str, Any] | None) -> Leve
     )
 
 
-def _where(parts: Sequence[Part], total: int) -> str:
+def _where(parts: Sequence[Part], total: float) -> str:
     before = [part for part in parts if part.key not in _SEARCHED]
     searched = [part for part in parts if part.key in _SEARCHED]
     n = sum(part.measurements for part in before)
     begun = (
-        f"{format_count(n)} of {format_count(total)} measurements ({_percent(n / total)}) were made before the search, "
+        f"{_count(n)} of {_count(total)} measurements ({_percent(n / total)}) were made before the search, "
         "for recipes and tables"
     )
-    chose = _listed([f"{format_count(part.measurements)} were {part.label}" for part in searched])
+    chose = _listed([f"{_count(part.measurements)} were {part.label}" for part in searched])
     if not before:
-        return f"Of {format_count(total)} measurements, {chose}."
+        return f"Of {_count(total)} measurements, {chose}."
     return f"{begun}; {chose}." if searched else f"{begun}."
+
+
+def _sketched(n: int, share: float) -> str:
+    """What of it was measured on a part of the samples."""
+    if not n:
+        return ""
+    return (
+        f" For tables, {format_count(n)} candidates were measured on {_percent(share)} of the search split, and count "
+        "as that part of a measurement each."
+    )
+
+
+def _count(n: float) -> str:
+    return format_count(round(n))
 
 
 def _listed(texts: Sequence[str]) -> str:
