@@ -110,7 +110,7 @@ def _execute(
         refuse_large_enumeration(problem, journal.n_measured)
     compute = problem.settings.compute
     with fixed_threads(compute.threads), executor_of(problem, workers or compute.workers, said) as executor:
-        run = _Run(Session(problem, journal, executor, said, interrupted))
+        run = _Run(Session(problem, journal, executor, said, interrupted), budgets[0])
         result = run.search(budgets)
         finished = result.finished and run.show_test()
     front = front_of(problem, journal, result, run.recipes, finished=finished)
@@ -138,8 +138,9 @@ def front_so_far(problem: Problem, journal: Journal) -> Front:
         nothing = Archive(problem.space.n_genes, len(problem.objectives), len(problem.constraints))
         return front_of(problem, journal, Result(nothing, None, (), (), "interrupted"), [], finished=False)
     with in_process(problem) as executor:
-        run = _Run(Session(problem, journal, executor, Silent(), interrupted=lambda: True))
-        result = run.search([Budget(**budget) for budget in journal.budgets()])
+        budgets = [Budget(**budget) for budget in journal.budgets()]
+        run = _Run(Session(problem, journal, executor, Silent(), interrupted=lambda: True), budgets[0])
+        result = run.search(budgets)
         finished = result.finished and not run.genomes_to_test() and journal.held_out(None) is not None
     return front_of(problem, journal, result, run.recipes, finished=finished)
 
@@ -207,11 +208,11 @@ def _closing_notes(problem: Problem, journal: Journal, result: Result, front: Fr
 class _Run:
     """The steps of a run, which share its session."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, first_budget: Budget) -> None:
         self._session = session
         self._problem = session.problem
         self._journal = session.journal
-        self._searcher = make_searcher(session.problem)
+        self._searcher = make_searcher(session.problem, first_budget)
         self._seeding = Seeding(
             session.problem,
             session.screen,

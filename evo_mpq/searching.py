@@ -13,6 +13,7 @@ from evo_mpq.costs import computed_costs, computed_screen, lead_objective
 from evo_mpq.errors import ConfigError, Mistake
 from evo_mpq.measure.measurements import Measurements
 from evo_mpq.measure.objectives import Quantity
+from evo_mpq.optimize.budget import Budget
 from evo_mpq.optimize.exhaustive import Exhaustive
 from evo_mpq.optimize.loop import Result
 from evo_mpq.optimize.nsga2 import NSGA2
@@ -26,7 +27,7 @@ from evo_mpq.predict.surrogates.kinds import residual_model
 from evo_mpq.predict.tables.tables import Tables
 from evo_mpq.problem import Problem
 from evo_mpq.results.front import GenomeKey
-from evo_mpq.typing import FloatMatrix, Genomes
+from evo_mpq.typing import FloatMatrix, FloatVector, Genomes
 
 TABLE = "table of single options"
 """What a table is measured for; see `Seeding.asked`."""
@@ -61,8 +62,12 @@ Assisted: TypeAlias = SurrogateSearch | PredictedFront
 """Searchers that predict."""
 
 
-def make_searcher(problem: Problem) -> Searcher:
+def make_searcher(problem: Problem, budget: Budget | None = None) -> Searcher:
     """The searcher that the settings name.
+
+    Args:
+        problem: that is searched.
+        budget: the first one; without a number of evaluations, computing is what counts. Default: that of the settings.
 
     Raises:
         ConfigError: the surrogate cannot model the objectives.
@@ -95,7 +100,17 @@ def make_searcher(problem: Problem) -> Searcher:
         n_constraints=len(constraints),
         measured_constraints=[column for column, name in enumerate(constraints) if name not in computed],
         model=settings.fitness.surrogate,
+        after=None if (budget or settings).evaluations is not None else work_after(problem),
     )
+
+
+def work_after(problem: Problem) -> FloatVector:
+    """``(n_genes,)`` part of the MACs from the first layer on that a gene decides on."""
+    sites = problem.network.sites()
+    macs = np.array([site.macs for site in sites], dtype=np.float64)
+    rest = np.cumsum(macs[::-1])[::-1] / max(macs.sum(), 1.0)
+    place = {site.name: position for position, site in enumerate(sites)}
+    return np.array([rest[min(place[name] for name in gene.layers)] for gene in problem.space.genes])
 
 
 def sketch_batches(problem: Problem) -> int | None:

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from small_runs import findings, front, run, write_project
 
-from evo_mpq.config import validate
+from evo_mpq.config import load, validate
 from evo_mpq.optimize.nsga2 import NSGA2
 from evo_mpq.problem import build_problem
 from evo_mpq.results.run_directory import RunDirectory
-from evo_mpq.searching import FREE_POPULATION, make_searcher
+from evo_mpq.searching import FREE_POPULATION, make_searcher, work_after
 
 PURPOSES = {
     "uniform",
@@ -157,6 +157,26 @@ def test_measured_constraints_are_expected_to_be_met(tmp_path):
     before = sum(s["measurements"] for s in predictions(out)["spent"] if s["purpose"] not in ("surrogate", "nsga2"))
     chosen = values.values[before:]
     assert (chosen[:, 1] <= 1100).all()  # what is computed is never violated
+
+
+def test_without_a_number_of_evaluations_a_batch_shares_what_it_computes(tmp_path):
+    yaml, by_time, more = write_project(tmp_path), tmp_path / "by time", tmp_path / "more"
+    run(yaml, by_time, "--set", "search={stall: 2}", "--set", "space.defaults.weight_bits=[2, 3, 4, 5, 6, 8]")
+    count = front(by_time)["measurements"] + 12
+    # going on with a number replays what was chosen without one
+    options = ("--set", "space.defaults.weight_bits=[2, 3, 4, 5, 6, 8]", "--set", f"search={{evaluations: {count}}}")
+    run(yaml, by_time, *options)
+    assert front(by_time)["reproducible"] and front(by_time)["measurements"] == count - 1  # and the reference
+    run(yaml, more, *options)
+    assert findings(more) != findings(by_time)
+
+
+def test_the_work_after_a_gene_is_the_layers_from_its_first_one_on(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yaml = write_project(tmp_path)
+    problem = build_problem(load(yaml).settings, base=tmp_path)
+    macs = np.array([6 * 8, 8 * 8, 8 * 4])
+    assert work_after(problem) == pytest.approx([1.0, macs[1:].sum() / macs.sum(), macs[2] / macs.sum()])
 
 
 def test_where_every_objective_is_computed_a_large_population_is_evolved(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from evo_mpq.measure.measurements import Measurements
 from evo_mpq.optimize.nsga2 import NSGA2
 from evo_mpq.optimize.pareto import HypervolumeBox, hypervolume, non_dominated
 from evo_mpq.optimize.searcher import Searcher, SeenGenomes
-from evo_mpq.optimize.surrogate_search.acquisition import gains_2, greedy_batch
+from evo_mpq.optimize.surrogate_search.acquisition import LEAST_WORK, SharedWork, gains_2, greedy_batch
 from evo_mpq.optimize.surrogate_search.models import Cost
 from evo_mpq.optimize.surrogate_search.proposals import relatives
 from evo_mpq.optimize.surrogate_search.search import SurrogateSearch
@@ -106,16 +106,24 @@ def test_gains_are_differences_of_hypervolumes(seed: int, n_front: int, n_candid
     assert gains_2(front, candidates) == pytest.approx(differences, abs=1e-12)
 
 
-def brute_force_greedy(front: FloatMatrix, candidates: FloatMatrix, n: int, weights: FloatVector) -> list[int]:
+def brute_force_greedy(
+    front: FloatMatrix,
+    candidates: FloatMatrix,
+    n: int,
+    weights: FloatVector,
+    work: Callable[[list[int]], FloatVector] = lambda chosen: np.ones(1),
+) -> list[int]:
     chosen: list[int] = []
     one = np.ones(front.shape[1])
     for _ in range(n):
         known = hypervolume(np.concatenate([front, candidates[chosen]]), one)
-        gains = [
-            weight * (hypervolume(np.concatenate([front, candidates[chosen], row[None]]), one) - known)
-            for row, weight in zip(candidates, weights, strict=True)
-        ]
-        best = int(np.argmax(gains))
+        gains = np.array(
+            [
+                weight * (hypervolume(np.concatenate([front, candidates[chosen], row[None]]), one) - known)
+                for row, weight in zip(candidates, weights, strict=True)
+            ]
+        )
+        best = int(np.argmax(np.where(gains > 1e-12, gains, 0.0) / work(chosen)))
         if gains[best] <= 1e-12:
             break
         chosen.append(best)
@@ -132,6 +140,35 @@ def test_a_batch_is_that_of_brute_force(
     weights = rng.random(n_candidates) if weighted else np.ones(n_candidates)
     expected = brute_force_greedy(front, candidates, n, weights) if n_candidates else []
     assert greedy_batch(front, candidates, n, weights if weighted else None) == expected
+
+
+def computed_anew(space: SearchSpace, row: Genomes, others: Genomes, after: FloatVector) -> float:
+    """Of a forward pass, what the longest prefix that a genome has in common with another one leaves."""
+    firsts = [np.flatnonzero(row != other) for other in others]
+    rest = min((after[first[0]] if len(first) else 0.0 for first in firsts), default=1.0)
+    return float(LEAST_WORK + (1 - LEAST_WORK) * rest)
+
+
+@given(seeds, st.integers(1, 25), st.integers(0, 8))
+@settings(max_examples=60)
+def test_where_computing_counts_a_batch_gains_most_per_layer_that_is_computed_anew(
+    seed: int, n_candidates: int, n: int
+) -> None:
+    space, rng = chain(5), np.random.default_rng(seed)
+    genomes = np.unique(space.sample(n_candidates, rng), axis=0)
+    after = np.cumsum(rng.uniform(0.1, 1, size=5)[::-1])[::-1]
+    after /= after[0]
+    front, candidates = rng.uniform(0, 1.1, size=(4, 2)), rng.uniform(0, 1.1, size=(len(genomes), 2))
+
+    def work(chosen: list[int]) -> FloatVector:
+        return np.array([computed_anew(space, row, genomes[chosen], after) for row in genomes])
+
+    expected = brute_force_greedy(front, candidates, n, np.ones(len(genomes)), work)
+    assert greedy_batch(front, candidates, n, work=SharedWork(genomes, after)) == expected
+    half = expected[: n // 2]
+    known = np.concatenate([front, candidates[half]])
+    more = greedy_batch(known, candidates, n - len(half), work=SharedWork(genomes, after), chosen=half)
+    assert [*half, *more] == expected
 
 
 @pytest.mark.parametrize("m", [1, 2, 3, 4])

@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
-import heapq
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
 from evo_mpq.optimize.pareto import hypervolume, non_dominated
-from evo_mpq.typing import FloatMatrix, FloatVector
+from evo_mpq.typing import FloatMatrix, FloatVector, Genomes
+
+LEAST_WORK = 0.05
+"""Of a forward pass, for what no candidate shares: handing over its outputs, and judging them."""
 
 MOST_SHORTLISTED = 300
 """Candidates whose gains are computed one by one, where there are three objectives or more."""
 
 
-def greedy_batch(front: FloatMatrix, candidates: FloatMatrix, n: int, weights: FloatVector | None = None) -> list[int]:
+class Work(Protocol):
+    """What measuring candidates takes, given those that are measured along with them."""
+
+    def __call__(self, chosen: Sequence[int]) -> FloatVector:
+        """``(c,)`` positive; it never grows as more are chosen."""
+
+
+def greedy_batch(
+    front: FloatMatrix,
+    candidates: FloatMatrix,
+    n: int,
+    weights: FloatVector | None = None,
+    *,
+    work: Work | None = None,
+    chosen: Sequence[int] = (),
+) -> list[int]:
     """Rows of candidates that add most hypervolume, one after the other, each as if those before had been measured.
 
     Args:
@@ -21,16 +40,52 @@ def greedy_batch(front: FloatMatrix, candidates: FloatMatrix, n: int, weights: F
         candidates: ``(c, m)`` losses that are expected.
         n: at most so many rows.
         weights: ``(c,)`` by which gains are multiplied, such as probabilities of being feasible.
+        work: what gains are divided by; default: the same for all.
+        chosen: rows that are measured along with them, and not chosen again; the front holds them.
 
     Returns:
         Rows with a positive gain, best first.
     """
-    weights = np.ones(len(candidates)) if weights is None else weights
+    weights = np.ones(len(candidates)) if weights is None else weights.copy()
+    weights[list(chosen)] = 0.0
     if not len(candidates):
         return []
-    return (
-        _greedy_2(front, candidates, n, weights) if front.shape[1] == 2 else _lazy_greedy(front, candidates, n, weights)
-    )
+    greedy = _greedy_2 if front.shape[1] == 2 else _lazy_greedy
+    return greedy(front, candidates, n, weights, work or _Equal(len(candidates)), chosen)
+
+
+class SharedWork:
+    """The part of a forward pass that the population evaluator computes anew for a candidate.
+
+    What lies before the first decision in which it differs from another candidate of the batch is shared with it.
+
+    Args:
+        candidates: ``(c, n_genes)`` genomes.
+        after: ``(n_genes,)`` part of a pass that depends on a gene: the layers from the first one that it decides on.
+    """
+
+    def __init__(self, candidates: Genomes, after: FloatVector) -> None:
+        self._candidates = candidates
+        self._after = after
+        self._work = np.ones(len(candidates))
+        self._taken = 0
+
+    def __call__(self, chosen: Sequence[int]) -> FloatVector:
+        """See `Work`; rows are only ever appended to what was chosen."""
+        for row in chosen[self._taken :]:
+            differs = self._candidates != self._candidates[row]
+            anew = LEAST_WORK + (1 - LEAST_WORK) * (differs * self._after).max(axis=1)
+            self._work = np.minimum(self._work, anew)
+        self._taken = len(chosen)
+        return self._work
+
+
+class _Equal:
+    def __init__(self, n: int) -> None:
+        self._ones = np.ones(n)
+
+    def __call__(self, chosen: Sequence[int]) -> FloatVector:
+        return self._ones
 
 
 def gains_2(front: FloatMatrix, candidates: FloatMatrix) -> FloatVector:
@@ -54,48 +109,52 @@ def gains_2(front: FloatMatrix, candidates: FloatMatrix) -> FloatVector:
     return gains
 
 
-def _greedy_2(front: FloatMatrix, candidates: FloatMatrix, n: int, weights: FloatVector) -> list[int]:
+def _greedy_2(
+    front: FloatMatrix, candidates: FloatMatrix, n: int, weights: FloatVector, work: Work, along: Sequence[int]
+) -> list[int]:
     chosen: list[int] = []
     left = np.flatnonzero(gains_2(front, candidates) * weights > 0)
     while len(chosen) < n and len(left):
         gains = gains_2(front, candidates[left]) * weights[left]
         left, gains = left[gains > 0], gains[gains > 0]  # a gain never grows
         if len(left):
-            best = int(left[np.argmax(gains)])
+            best = int(left[np.argmax(gains / work([*along, *chosen])[left])])
             chosen.append(best)
             front = np.concatenate([front, candidates[[best]]])
             left = left[left != best]
     return chosen
 
 
-def _lazy_greedy(front: FloatMatrix, candidates: FloatMatrix, n: int, weights: FloatVector) -> list[int]:
+def _lazy_greedy(
+    front: FloatMatrix, candidates: FloatMatrix, n: int, weights: FloatVector, work: Work, along: Sequence[int]
+) -> list[int]:
     """The same for any number of objectives; gains only shrink, so that most need not be computed again.
 
-    Minoux (1978): the candidate whose gain, computed anew, is still the largest of all old ones is the best.
+    Minoux (1978): the candidate whose gain, computed anew, is still the largest of all old ones is the best. Those that
+    are worse than another in everything are passed over, even where they take less work.
     """
     one = np.ones(front.shape[1])
     # A candidate is never chosen before one that is better in everything, and in its weight as well.
     weighed = np.column_stack([candidates, -weights])
     bounds = np.column_stack([front, np.full(len(front), -weights.max())])
     rows = np.flatnonzero(non_dominated(np.concatenate([weighed, bounds]))[: len(candidates)])
+    rows = rows[weights[rows] > 0]
     if len(rows) > MOST_SHORTLISTED:
         rows = rows[np.linspace(0, len(rows) - 1, MOST_SHORTLISTED).round().astype(int)]
     known = hypervolume(front, one)
-
-    def gain(row: int) -> float:
-        return float(weights[row]) * (hypervolume(np.concatenate([front, candidates[[row]]]), one) - known)
-
-    queue = [(-gain(row), 0, row) for row in rows.tolist()]
-    heapq.heapify(queue)
+    gains, fresh = np.full(len(rows), np.inf), np.full(len(rows), -1)
     chosen: list[int] = []
-    while queue and len(chosen) < n:
-        negative, size, row = heapq.heappop(queue)
-        if negative >= 0:
+    while len(chosen) < n and len(rows):
+        place = int(np.argmax(gains / work([*along, *chosen])[rows]))
+        if gains[place] <= 0:
             break
-        if size == len(chosen):
+        row = int(rows[place])
+        if fresh[place] == len(chosen):
             chosen.append(row)
+            gains[place] = 0.0
             front = np.concatenate([front, candidates[[row]]])
             known = hypervolume(front, one)
         else:
-            heapq.heappush(queue, (-gain(row), len(chosen), row))
+            grown = hypervolume(np.concatenate([front, candidates[[row]]]), one) - known
+            gains[place], fresh[place] = float(weights[row]) * grown, len(chosen)
     return chosen

@@ -14,7 +14,7 @@ from evo_mpq.optimize.loop import Screen
 from evo_mpq.optimize.nsga2 import NSGA2
 from evo_mpq.optimize.pareto import MARGIN, in_scale
 from evo_mpq.optimize.searcher import SeenGenomes, Turns
-from evo_mpq.optimize.surrogate_search.acquisition import greedy_batch
+from evo_mpq.optimize.surrogate_search.acquisition import SharedWork, greedy_batch
 from evo_mpq.optimize.surrogate_search.models import Cost, Expectation, LossModels
 from evo_mpq.optimize.surrogate_search.proposals import evolved, program_genomes, relatives, weighted
 from evo_mpq.optimize.surrogate_search.rounds import Proposer, Round, recent_tau
@@ -70,6 +70,8 @@ class SurrogateSearch:
         n_constraints: columns of violations.
         measured_constraints: those of constraints that are measured.
         model: name of what predicts.
+        after: ``(n_genes,)`` part of a forward pass that depends on a gene, where the budget counts computing: a batch
+            then gains most per computing, and shares much of it. Default: each measurement counts the same.
 
     Attributes:
         model: what predicts, by name.
@@ -93,8 +95,10 @@ class SurrogateSearch:
         n_constraints: int = 0,
         measured_constraints: Sequence[int] = (),
         model: str = "surrogate",
+        after: FloatVector | None = None,
     ) -> None:
         self.model = model
+        self._after = after
         self._space = space
         self._costs = tuple(costs)
         self._log_scale = [False] * len(self._costs) if log_scale is None else list(log_scale)
@@ -199,7 +203,7 @@ class SurrogateSearch:
             children = evolved(self._space, candidates, expected.losses, self._expected_losses, self._generations)
             candidates = self._new(np.concatenate([candidates, children]))
             expected = self._models.expected(candidates)
-        rows = self._batch(expected, n)
+        rows = self._batch(candidates, expected, n)
         return candidates[rows]
 
     def _expected_losses(self, genomes: Genomes) -> Losses:
@@ -238,7 +242,7 @@ class SurrogateSearch:
         weights: FloatVector = rng.dirichlet(np.ones(len(costs))) / np.maximum(np.abs(largest), 1e-12)
         return weights
 
-    def _batch(self, expected: Expectation, n: int) -> list[int]:
+    def _batch(self, candidates: Genomes, expected: Expectation, n: int) -> list[int]:
         measured = np.all(np.isfinite(self._archive.losses), axis=1)
         feasible = self._archive.measurements.feasible & measured
         rows = feasible if feasible.any() else measured
@@ -249,9 +253,10 @@ class SurrogateSearch:
         span = np.where(worst > best, worst - best, 1.0) * (1 + MARGIN)
         front = (in_scale(self._archive.losses[self._archive.front()], self._log_scale) - best) / span
         n_bold = int(np.ceil(EXPLORATION * n)) if n > 1 else 0
-        chosen = greedy_batch(front, (hopeful - best) / span, n - n_bold, expected.feasible)
+        work = None if self._after is None else SharedWork(candidates, self._after)
+        chosen = greedy_batch(front, (hopeful - best) / span, n - n_bold, expected.feasible, work=work)
         means = (expected.losses - best) / span
-        left = np.setdiff1d(np.arange(len(means)), chosen)
-        bold = means[left] - 2.0 * expected.deviations[left] / span
-        more = greedy_batch(np.concatenate([front, means[chosen]]), bold, n - len(chosen), expected.feasible[left])
-        return [*chosen, *left[more].tolist()]
+        bold = means - 2.0 * expected.deviations / span
+        front = np.concatenate([front, means[chosen]])
+        more = greedy_batch(front, bold, n - len(chosen), expected.feasible, work=work, chosen=chosen)
+        return [*chosen, *more]
