@@ -39,7 +39,7 @@ class MadeUp:
         self.cpu_seconds = 0.0
 
     def measure(
-        self, policies: Sequence[Policy], split: str, *, k: int | None = None, keep_samples: bool = False
+        self, policies: Sequence[Policy], split: str, *, share: float = 1.0, keep_samples: bool = False
     ) -> OutputValues:
         """See `evo_mpq.measure.executors.Executor.measure`."""
         began = time.process_time()

@@ -25,7 +25,7 @@ from evo_mpq.reporting import front_genomes, front_of, report_of, split_note, wh
 from evo_mpq.results.front import Front, GenomeKey
 from evo_mpq.results.journal import Journal
 from evo_mpq.results.run_directory import RunDirectory, versions
-from evo_mpq.searching import explained, last_tau, make_searcher, prepare, sketch_batches
+from evo_mpq.searching import explained, last_tau, make_searcher, prepare, table_share
 from evo_mpq.seeding import Seeding
 from evo_mpq.session import Session, executor_of, in_process, remember_surroundings
 
@@ -236,7 +236,7 @@ class _Run:
         reference = self._session.reference_losses()
         spending = Spending()
         spending.count("reference")
-        k = sketch_batches(problem)
+        share = table_share(problem)
         return run_search(
             problem.space,
             self._searcher,
@@ -245,7 +245,7 @@ class _Run:
             budgets=budgets,
             box=lambda losses: HypervolumeBox.around(np.concatenate([reference, losses]), problem.log_scale),
             begin=self._seeding,
-            sketch=None if k is None else self._session.recorded(spending, k=k),
+            sketch=None if share == 1 else self._session.recorded(spending, share=share),
             screen=self._session.screen,
             # enumerating, a long stretch of the space may be infeasible
             patience=None if problem.settings.search.algorithm == "exhaustive" else _PATIENCE,

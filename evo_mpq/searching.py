@@ -32,11 +32,17 @@ from evo_mpq.typing import FloatMatrix, FloatVector, Genomes
 TABLE = "table of single options"
 """What a table is measured for; see `Seeding.asked`."""
 
-SKETCH_SHARE = 1 / 8
-"""Of the batches of the search split that tables are measured on, unless the user says otherwise."""
+SHARING_BATCH = 20
+"""Candidates of a batch where computing is what counts, unless the user says otherwise: more of them share more."""
 
-LEAST_BATCHES = 4
-"""Of the search split, from which on they are."""
+TABLE_SHARE = 1 / 8
+"""Of the search split's samples that tables are measured on, unless the user says otherwise."""
+
+LEAST_PREDICTIONS = 250
+"""Of the network, such as images or tokens, in that part."""
+
+MOST_TABLE_SHARE = 1 / 4
+"""Where these are more than that part of all, tables are measured on all: little would be saved."""
 
 FREE_POPULATION = 40
 """Candidates per generation where every objective is computed, unless the user says otherwise."""
@@ -73,13 +79,12 @@ def make_searcher(problem: Problem, budget: Budget | None = None) -> Searcher:
         ConfigError: the surrogate cannot model the objectives.
     """
     settings, space, log_scale = problem.settings.search, problem.space, problem.log_scale
-    seed = problem.settings.seed
+    seed, named = problem.settings.seed, "population" in settings.model_fields_set
     if settings.algorithm == "exhaustive":
         return Exhaustive(space)
     if settings.algorithm == "random":
         return RandomSearch(space, settings.population, seed)
     if lead_objective(problem) is None:
-        named = "population" in settings.model_fields_set
         return NSGA2(space, settings.population if named else FREE_POPULATION, seed, log_scale=log_scale)
     if settings.fitness.surrogate == "none":
         return NSGA2(space, settings.population, seed, log_scale=log_scale)
@@ -89,18 +94,19 @@ def make_searcher(problem: Problem, budget: Budget | None = None) -> Searcher:
         _require_one_measured(problem)
         return PredictedFront(space, costs, batch_size=settings.population, seed=seed, log_scale=log_scale)
     constraints = [constraint.quantity.name for constraint in problem.constraints]
+    computing = (budget or settings).evaluations is None
     return SurrogateSearch(
         space,
         costs,
         residual_model(settings.fitness.surrogate),
-        batch_size=settings.population,
+        batch_size=SHARING_BATCH if computing and not named else settings.population,
         seed=seed,
         log_scale=log_scale,
         screen=computed_screen(problem, computed),
         n_constraints=len(constraints),
         measured_constraints=[column for column, name in enumerate(constraints) if name not in computed],
         model=settings.fitness.surrogate,
-        after=None if (budget or settings).evaluations is not None else work_after(problem),
+        after=work_after(problem) if computing else None,
     )
 
 
@@ -113,16 +119,17 @@ def work_after(problem: Problem) -> FloatVector:
     return np.array([rest[min(place[name] for name in gene.layers)] for gene in problem.space.genes])
 
 
-def sketch_batches(problem: Problem) -> int | None:
-    """Batches of the search split that tables are measured on; None for all of them."""
-    share = problem.settings.search.fitness.table_share
-    if share == 1.0:
-        return None
-    n = problem.network.splits.search.n_batches
-    if share == "auto":
-        share = SKETCH_SHARE if n >= LEAST_BATCHES else 1.0
-    k = math.ceil(share * n)
-    return None if k >= n else k
+def table_share(problem: Problem) -> float:
+    """Part of the search split's samples that tables are measured on."""
+    said = problem.settings.search.fitness.table_share
+    if said != "auto":
+        return said
+    network = problem.network
+    shape = network.graph[network.graph.output].shape[1:]
+    classes = 0 if len(shape) in (1, 3) else len(shape) - 1  # (n, c) and (n, c, h, w), else (n, ..., c)
+    each = math.prod(size or 1 for place, size in enumerate(shape) if place != classes)
+    share = max(TABLE_SHARE, LEAST_PREDICTIONS / (each * len(network.splits.search)))
+    return share if share <= MOST_TABLE_SHARE else 1.0
 
 
 def prepare(searcher: Searcher, problem: Problem, tables: Tables, sketches: Sketches = ()) -> None:
@@ -156,7 +163,7 @@ def prepare(searcher: Searcher, problem: Problem, tables: Tables, sketches: Sket
 def needs_tables(problem: Problem) -> bool:
     """Whether a search needs more measured than it asks for itself."""
     fitness = problem.settings.search.fitness
-    sketched = fitness.surrogate != "none" and sketch_batches(problem) is not None
+    sketched = fitness.surrogate != "none" and table_share(problem) < 1
     return fitness.interactions == "auto" or fitness.surrogate == "shapley" or sketched
 
 

@@ -67,28 +67,28 @@ class Session:
             genomes, lambda: self.reporter.stage(int(spending.evaluations), 0, f"{message}: measuring")
         )
 
-    def recorded(self, spending: Spending, *, aside: bool = False, k: int | None = None) -> Recorded:
+    def recorded(self, spending: Spending, *, aside: bool = False, share: float = 1.0) -> Recorded:
         """Measures genomes on the search split through the journal, and counts them.
 
         Args:
             spending: counts them.
             aside: for a command that is not the run: what it measures is kept apart, so that it changes nothing of the
                 run, and neither of them measures again what the other one did.
-            k: only on the first ``k`` batches, which counts as the part of a measurement that they are of the samples.
+            share: only on that part of the samples, which counts as that part of a measurement.
         """
         problem = self.problem
         fidelity, alike = (ASIDE, ["search"]) if aside else ("search", [ASIDE])
-        if k is not None:
-            fidelity, alike = f"search[:{k}]", []
+        if share < 1:
+            fidelity, alike = f"search[{share:g}]", []
         return Recorded(
-            self._measurer if k is None else self._measurer.on_batches(k),
+            self._measurer if share == 1 else self._measurer.on_part(share),
             self.journal,
             problem.quantities,
             problem.objectives,
             problem.constraints,
             spending=spending,
             fidelity=fidelity,
-            share=1.0 if k is None else problem.network.splits.search.share(k),
+            share=share,
             alike=alike,
             interrupted=self._interrupted,
             least_chunk=_LEAST_CHUNK,

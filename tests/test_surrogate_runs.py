@@ -46,22 +46,22 @@ def test_a_run_says_what_it_expected_and_what_it_measured_for_what(tmp_path):
     assert "Kendall's tau" in (out / "log.txt").read_text()
 
 
-MANY_BATCHES = ("--set", "data.search=160")  # ten
+MANY_SAMPLES = ("--set", "data.search=1600")
 FEWER = ("--set", "search.evaluations=40")
 
 
 def test_tables_are_measured_on_a_part_of_a_large_search_split(tmp_path):
     yaml, part, whole = write_project(tmp_path), tmp_path / "part", tmp_path / "whole"
-    run(yaml, part, *MANY_BATCHES, *FEWER)
-    run(yaml, whole, *MANY_BATCHES, *FEWER, "--set", "search.fitness.table_share=1")
+    run(yaml, part, *MANY_SAMPLES, *FEWER)
+    run(yaml, whole, *MANY_SAMPLES, *FEWER, "--set", "search.fitness.table_share=1")
     document = predictions(part)
-    assert document["table_share"] == 0.2  # two of ten batches
-    sketched, values = RunDirectory(part).read_journal().rows("search[:2]")
+    assert document["table_share"] == 250 / 1600
+    sketched, values = RunDirectory(part).read_journal().rows("search[0.15625]")
     spent = {each["purpose"]: each for each in document["spent"]}
     assert spent["table of single options"]["sketched"] == 10  # three genes of four options, and the base
     assert sum(each["sketched"] for each in document["spent"]) == len(sketched)
     assert sum(each["measurements"] for each in document["spent"]) <= 40
-    assert RunDirectory(whole).read_journal().rows("search[:2]")[0].size == 0
+    assert RunDirectory(whole).read_journal().rows("search[0.15625]")[0].size == 0
     losses = dict(zip(map(tuple, sketched.tolist()), values.values[:, 0].tolist(), strict=True))
     for member in front(part)["members"]:  # what is shown was measured on all of it
         genome = tuple(member["genome"])
@@ -70,12 +70,12 @@ def test_tables_are_measured_on_a_part_of_a_large_search_split(tmp_path):
 
 def test_a_run_with_tables_of_a_part_resumes_to_the_same_front(tmp_path):
     yaml, whole, parts = write_project(tmp_path), tmp_path / "whole", tmp_path / "parts"
-    run(yaml, whole, *MANY_BATCHES, *FEWER)
-    run(yaml, parts, *MANY_BATCHES, *FEWER)
+    run(yaml, whole, *MANY_SAMPLES, *FEWER)
+    run(yaml, parts, *MANY_SAMPLES, *FEWER)
     lines = (parts / "journal").read_bytes().splitlines(keepends=True)
     for kept in range(2, len(lines), 3):
         (parts / "journal").write_bytes(b"".join(lines[:kept]))
-        run(yaml, parts, *MANY_BATCHES, *FEWER)
+        run(yaml, parts, *MANY_SAMPLES, *FEWER)
         assert findings(parts) == findings(whole)
 
 

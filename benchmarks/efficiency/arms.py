@@ -27,7 +27,7 @@ from evo_mpq.predict.tables.options import OptionTable, additive, one_at_a_time_
 from evo_mpq.predict.tables.sensitivities import measured_sensitivities
 from evo_mpq.predict.tables.tables import Tables
 from evo_mpq.problem import Problem
-from evo_mpq.searching import make_searcher, prepare, sketch_batches
+from evo_mpq.searching import make_searcher, prepare, table_share
 from evo_mpq.seeding import Seeding
 from evo_mpq.typing import Genomes
 
@@ -130,7 +130,7 @@ def own(algorithm: str = "nsga2", **fitness: Any) -> Callable[[Ledger, int], Non
         problem = _set(ledger.world.problem, ledger.budget, seed, algorithm, fitness)
         searcher = make_searcher(problem)
         seeding = Seeding(problem, prepare=lambda tables, sketches: prepare(searcher, problem, tables, sketches))
-        journal, spending, k = InMemory(), Spending(), sketch_batches(problem)
+        journal, spending, part = InMemory(), Spending(), table_share(problem)
         spending.count("reference")
         ledger.count()
 
@@ -151,9 +151,8 @@ def own(algorithm: str = "nsga2", **fitness: Any) -> Callable[[Ledger, int], Non
             )
 
         sketch = None
-        if k is not None:
-            share = problem.network.splits.search.share(k)
-            sketch = recorded(lambda genomes: ledger.sketch(genomes, k), "sketch", share)
+        if part < 1:
+            sketch = recorded(lambda genomes: ledger.sketch(genomes, part), "sketch", part)
         run_search(
             problem.space,
             searcher,

@@ -57,10 +57,10 @@ class FromTable:
     def sketch_seconds_each(self) -> float:
         return self._parts.sketch_seconds_each if self._parts else 0.0
 
-    def search(self, genomes: Genomes, k: int | None = None) -> Estimates:
-        if k is not None:
+    def search(self, genomes: Genomes, share: float = 1.0) -> Estimates:
+        if share < 1:
             assert self._parts is not None
-            return self._parts.search(genomes, k)
+            return self._parts.search(genomes, share)
         rows, table = self._stored.rows(genomes), self._stored.table
         return Estimates(table.search_kl[rows], table.search_kl_error[rows])
 

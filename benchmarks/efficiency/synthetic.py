@@ -65,7 +65,7 @@ class Pairs:
         errors = self.amplitudes[np.arange(len(self.sizes)), genomes]
         return SATURATION * -np.expm1(-np.einsum("ni,ni->n", errors @ self.interference, errors))
 
-    def search(self, genomes: Genomes, k: int | None = None) -> Estimates:
+    def search(self, genomes: Genomes, share: float = 1.0) -> Estimates:
         losses = self.losses(genomes)
         return Estimates(losses, np.zeros(len(losses)))
 

@@ -33,8 +33,8 @@ class Source(Protocol):
     def sketch_seconds_each(self) -> float:
         """CPU seconds of a measurement on a part of the samples, on average."""
 
-    def search(self, genomes: Genomes, k: int | None = None) -> Estimates:
-        """Losses that are searched on; on the first ``k`` batches."""
+    def search(self, genomes: Genomes, share: float = 1.0) -> Estimates:
+        """Losses that are searched on; on a part of the samples."""
 
     def test(self, genomes: Genomes) -> FloatVector:
         """``(n,)`` losses on samples that are not searched."""
@@ -75,8 +75,8 @@ class Cached:
         """All that were measured on the search split."""
         return np.array([self._genomes[key] for key in self._known["search"]], dtype=np.int64)
 
-    def search(self, genomes: Genomes, k: int | None = None) -> Estimates:
-        found = self._values(genomes, "search", k)
+    def search(self, genomes: Genomes, share: float = 1.0) -> Estimates:
+        found = self._values(genomes, "search", share)
         return Estimates(found[:, 0], found[:, 1])
 
     def test(self, genomes: Genomes) -> FloatVector:
@@ -108,28 +108,28 @@ class Cached:
                 self._known["test"][key] = (float(test), np.nan)
         self._seconds, self._n = float(arrays["spent"][0]), int(arrays["spent"][1])
 
-    def _values(self, genomes: Genomes, split: str, k: int | None = None) -> FloatMatrix:
+    def _values(self, genomes: Genomes, split: str, share: float = 1.0) -> FloatMatrix:
         keys = genome_keys(genomes)
-        known = self._known.setdefault(split if k is None else f"{split}[:{k}]", {})
+        known = self._known.setdefault(split if share == 1 else f"{split}, {share:g}", {})
         new = {key: row for key, row in zip(keys, genomes, strict=True) if key not in known}
         order = sorted(new, key=lambda key: tuple(new[key]))  # neighbors share computation
         for start in range(0, len(order), CHUNK):
             some = order[start : start + CHUNK]
-            self._measure([new[key] for key in some], some, split, k)
+            self._measure([new[key] for key in some], some, split, share)
         return np.array([known[key] for key in keys]).reshape(len(keys), 2)
 
-    def _measure(self, genomes: Sequence[np.ndarray], keys: Sequence[bytes], split: str, k: int | None) -> None:
+    def _measure(self, genomes: Sequence[np.ndarray], keys: Sequence[bytes], split: str, share: float) -> None:
         began = time.process_time()
-        found = self._executor.measure(self._problem.space.decode(np.array(genomes)), split, k=k).values
+        found = self._executor.measure(self._problem.space.decode(np.array(genomes)), split, share=share).values
         seconds = time.process_time() - began
-        if k is not None:
+        if share < 1:
             self._sketch_seconds += seconds
             self._n_sketched += len(keys)
         elif split == "search":
             self._seconds += seconds
             self._n += len(keys)
         pairs = zip(found.values[:, self._column], found.standard_errors[:, self._column], strict=True)
-        known = self._known[split if k is None else f"{split}[:{k}]"]
+        known = self._known[split if share == 1 else f"{split}, {share:g}"]
         known.update(zip(keys, ((float(one), float(error)) for one, error in pairs), strict=True))
         self._genomes.update(zip(keys, genomes, strict=True))
 
@@ -165,10 +165,10 @@ class World:
         self.measuring = 0.0
         """CPU seconds spent on measuring, which are not the searcher's."""
 
-    def measure(self, genomes: Genomes, k: int | None = None) -> Measurements:
-        """As a run would; on the first ``k`` batches."""
+    def measure(self, genomes: Genomes, share: float = 1.0) -> Measurements:
+        """As a run would; on a part of the samples."""
         began = time.process_time()
-        found = self.source.search(genomes, k)
+        found = self.source.search(genomes, share)
         computed = self.computed(genomes)
         self.measuring += time.process_time() - began
         unknown = np.full(computed.shape, np.nan)
@@ -251,11 +251,11 @@ class Ledger:
                 self._own.append(own)
         return self.world.measure(genomes)
 
-    def sketch(self, genomes: Genomes, k: int) -> Measurements:
-        """Measurements on the first ``k`` batches, each counted as that part; always the same ``k``."""
-        self._share = self.world.problem.network.splits.search.share(k)
+    def sketch(self, genomes: Genomes, share: float) -> Measurements:
+        """Measurements on a part of the samples, each counted as that part; always the same one."""
+        self._share = share
         self._sketched.update(genome_keys(genomes))
-        return self.world.measure(genomes, k)
+        return self.world.measure(genomes, share)
 
     def estimates(self, genomes: Genomes) -> Estimates:
         """The measured loss alone."""

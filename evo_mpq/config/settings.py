@@ -372,9 +372,9 @@ class FitnessSettings(Section):
     model learns from; the search itself mostly chooses better what to measure."""
 
     table_share: TableShare = "auto"
-    """Part of the search split that tables of options, contributions and pairs are measured on, in whole batches; each
-    such measurement counts as that part of one, and none is of the front. auto: an eighth where the split has four
-    batches or more, else all of it."""
+    """Part of the search split that tables of options, contributions and pairs are measured on; each such measurement
+    counts as that part of one, and none is of the front. auto: an eighth, but at least 250 predictions (images, or
+    tokens); all of the split where that is more than a quarter of it."""
 
     seeds: Annotated[tuple[Kind, ...], AfterValidator(check.distinct)] = Field(
         default=("uniform", "sensitivity", "shapley"), examples=[["uniform", "sensitivity", "clado"]]
@@ -392,7 +392,8 @@ class SearchSettings(Section):
     """Either nsga2, which evolves a population, random, the baseline, or exhaustive, which measures all."""
 
     population: AtLeastTwo = SMALL_POPULATION
-    """Candidates per generation. Without it, 10, and 20 for three or more objectives."""
+    """Candidates per generation. Without it, 10, and 20 for three or more objectives; 20, too, where candidates are
+    predicted and minutes or stall end the search, not evaluations."""
 
     fitness: FitnessSettings = Field(default_factory=FitnessSettings)
     """What the search knows of candidates that it did not measure; for nsga2."""

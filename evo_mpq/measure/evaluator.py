@@ -26,7 +26,8 @@ from evo_mpq.measure.measurements import Values
 from evo_mpq.measure.objectives import Accumulator, Batch, Quantity, sample_values
 from evo_mpq.measure.statistics import standard_error
 from evo_mpq.network.calling import tensors_of
-from evo_mpq.network.data.splits import Split
+from evo_mpq.network.data.splits import RawBatch, Split
+from evo_mpq.network.data.thinning import thinned, thinned_positions
 from evo_mpq.network.network import Network
 from evo_mpq.space.policy import Policy
 from evo_mpq.typing import FloatVector
@@ -180,53 +181,55 @@ class Workload:
         return sum(len(batch.reference) for batch in self.batches)
 
 
-def workloads(network: Network, split: Split, quantities: Sequence[Quantity], k: int | None = None) -> list[Workload]:
+def workloads(network: Network, split: Split, quantities: Sequence[Quantity], share: float = 1.0) -> list[Workload]:
     """What has to be forwarded to measure quantities on a split.
 
     Args:
         network: gives the float outputs.
         split: the search or the test split.
         quantities: all of the run; those that are not of outputs need nothing.
-        k: only the first ``k`` batches, and the same part of the batches that quantities bring, rounded up.
+        share: part of its samples, and of those that quantities bring; see `thinned`.
     """
     shared: list[int] = []
     result: list[Workload] = []
     for position, quantity in enumerate(quantities):
         if quantity.form != "outputs":
             continue
-        own = _own_batches(network, split, quantity)
+        own = _own_batches(network, split, quantity, share)
         if own is None:
             shared.append(position)
         else:
-            n = len(own) if k is None else -(-k * len(own) // split.n_batches)
-            result.append(Workload(own[:n], (position,), None))
+            result.append(Workload(own, (position,), None))
     if shared:
         own_batches = tuple(
             Batch(raw.inputs, raw.targets, raw.indices, network.float_outputs(raw.inputs))
-            for raw in _first(split.batches(), k)
+            for raw in thinned(split.batches(), len(split), share)
         )
-        n_samples = sum(len(batch.reference) for batch in own_batches)
-        groups = None if split.groups is None else np.asarray(split.groups)[:n_samples]
+        groups = None if split.groups is None else np.asarray(split.groups)[thinned_positions(len(split), share)]
         result.insert(0, Workload(own_batches, tuple(shared), groups))
     return result
 
 
-def _own_batches(network: Network, split: Split, quantity: Quantity) -> tuple[Batch, ...] | None:
+def _own_batches(network: Network, split: Split, quantity: Quantity, share: float) -> tuple[Batch, ...] | None:
     """The batches that a quantity brings for a split; None where it is measured on the split's.
 
     Raises:
         MeasurementError: they cannot be made, or the network rejects them.
     """
     batches: list[Batch] = []
-    n = 0
     try:
         own = quantity.inputs(split)
         if own is None:
             return None
+        raw: list[RawBatch] = []
+        n = 0
         for inputs, targets in own:
-            reference = network.float_outputs(inputs)
-            batches.append(Batch(inputs, targets, torch.arange(n, n + len(reference)), reference))
-            n += len(reference)
+            size = len(tensors_of(inputs)[0])
+            raw.append(RawBatch(inputs, targets, torch.arange(n, n + size)))
+            n += size
+        for batch in thinned(raw, n, share):
+            reference = network.float_outputs(batch.inputs)
+            batches.append(Batch(batch.inputs, batch.targets, batch.indices, reference))
     except Exception as error:
         raise MeasurementError(
             f"The inputs that {quantity.name} brings for the {split.name} split cannot be used: "
@@ -235,13 +238,6 @@ def _own_batches(network: Network, split: Split, quantity: Quantity) -> tuple[Ba
     if not batches:
         raise MeasurementError(f"{quantity.name} brings no inputs for the {split.name} split.")
     return tuple(batches)
-
-
-def _first(items: Iterator[Any], k: int | None) -> Iterator[Any]:
-    for i, item in enumerate(items):
-        if k is not None and i >= k:
-            return
-        yield item
 
 
 @dataclass(frozen=True, eq=False)

@@ -44,14 +44,14 @@ class Executor(Protocol):
     """What measures the quantities of outputs of candidates."""
 
     def measure(
-        self, policies: Sequence[Policy], split: str, *, k: int | None = None, keep_samples: bool = False
+        self, policies: Sequence[Policy], split: str, *, share: float = 1.0, keep_samples: bool = False
     ) -> OutputValues:
         """Values in the order of ``policies``, the same for every executor.
 
         Args:
             policies: the candidates.
             split: ``"search"`` or ``"test"``.
-            k: only on the first ``k`` batches.
+            share: only on that part of the samples, evenly spread.
             keep_samples: whether to return values per sample.
         """
         ...
@@ -75,16 +75,16 @@ class InProcess:
         self._compressor = compressor
         self._quantities = tuple(quantities)
         self._evaluator = evaluator_on(device, compressor, memory)
-        self._loads: dict[tuple[str, int | None], list[Workload]] = {}
+        self._loads: dict[tuple[str, float], list[Workload]] = {}
 
     def measure(
-        self, policies: Sequence[Policy], split: str, *, k: int | None = None, keep_samples: bool = False
+        self, policies: Sequence[Policy], split: str, *, share: float = 1.0, keep_samples: bool = False
     ) -> OutputValues:
         """See ``Executor.measure``."""
-        key = (split, k)
+        key = (split, share)
         if key not in self._loads:
             network = self._compressor.network
-            self._loads[key] = workloads(network, getattr(network.splits, split), self._quantities, k)
+            self._loads[key] = workloads(network, getattr(network.splits, split), self._quantities, share)
         return measure_outputs(self._evaluator, self._quantities, self._loads[key], policies, keep_samples=keep_samples)
 
     def close(self) -> None:
@@ -135,10 +135,10 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _measure(policies: Sequence[Policy], split: str, k: int | None, keep_samples: bool) -> OutputValues:
+def _measure(policies: Sequence[Policy], split: str, share: float, keep_samples: bool) -> OutputValues:
     if isinstance(_worker, str):
         raise MeasurementError(f"A worker process could not start: {_worker}. One worker (--workers 1) needs no other.")
-    return _worker.measure(policies, split, k=k, keep_samples=keep_samples)
+    return _worker.measure(policies, split, share=share, keep_samples=keep_samples)
 
 
 class Processes:
@@ -168,7 +168,7 @@ class Processes:
         )
 
     def measure(
-        self, policies: Sequence[Policy], split: str, *, k: int | None = None, keep_samples: bool = False
+        self, policies: Sequence[Policy], split: str, *, share: float = 1.0, keep_samples: bool = False
     ) -> OutputValues:
         """See ``Executor.measure``."""
         order = self._compressor.decisions(policies).order()
@@ -176,7 +176,8 @@ class Processes:
         try:
             with _interrupts_held():
                 futures = [
-                    self._pool.submit(_measure, [policies[i] for i in part], split, k, keep_samples) for part in parts
+                    self._pool.submit(_measure, [policies[i] for i in part], split, share, keep_samples)
+                    for part in parts
                 ]
             results = [future.result() for future in futures]
         except BrokenProcessPool as error:
@@ -230,14 +231,14 @@ class Automatic:
         self._seconds_each = 0.0
 
     def measure(
-        self, policies: Sequence[Policy], split: str, *, k: int | None = None, keep_samples: bool = False
+        self, policies: Sequence[Policy], split: str, *, share: float = 1.0, keep_samples: bool = False
     ) -> OutputValues:
         """See ``Executor.measure``; the values do not depend on where they are measured."""
         warm = self._seconds > _WARM_UP_SECONDS
         if not self._started and warm and self._left * self._seconds_each > _WORTH_PROCESSES_SECONDS:
             self._executor, self._started = self._start_processes(), True
         began = time.monotonic()
-        result = self._executor.measure(policies, split, k=k, keep_samples=keep_samples)
+        result = self._executor.measure(policies, split, share=share, keep_samples=keep_samples)
         seconds = time.monotonic() - began
         self._seconds += seconds
         self._seconds_each = seconds / max(1, len(policies))

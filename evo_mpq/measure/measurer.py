@@ -40,15 +40,15 @@ class Measurer:
         """Values of genomes on the search split, the CPU seconds it took, and the samples that were measured."""
         return self.policies(self._space.decode(genomes))
 
-    def on_batches(self, k: int) -> Callable[[Genomes], tuple[Values, float, int]]:
-        """The same on the first ``k`` batches of the search split."""
-        return lambda genomes: self.policies(self._space.decode(genomes), k=k)
+    def on_part(self, share: float) -> Callable[[Genomes], tuple[Values, float, int]]:
+        """The same on a part of the search split's samples."""
+        return lambda genomes: self.policies(self._space.decode(genomes), share=share)
 
     def policies(
-        self, policies: Sequence[Policy], split: str = "search", k: int | None = None
+        self, policies: Sequence[Policy], split: str = "search", share: float = 1.0
     ) -> tuple[Values, float, int]:
-        """Values of policies on a split, the CPU seconds it took, and the samples that were measured."""
-        outputs = self._executor.measure(policies, split, k=k)
+        """Values of policies on a part of a split, the CPU seconds it took, and the samples that were measured."""
+        outputs = self._executor.measure(policies, split, share=share)
         began = time.process_time()
         values = outputs.values.values.copy()
         failures = list(outputs.values.failures)

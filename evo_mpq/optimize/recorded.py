@@ -96,7 +96,7 @@ class Spending:
 
         Args:
             what: names the measurement.
-            share: fraction of all batches that it was made on.
+            share: fraction of all samples that it was made on.
         """
         if what not in self._counted:
             self._counted.add(what)
@@ -116,8 +116,8 @@ class Recorded:
         objectives: the quantities that are searched on, in order.
         constraints: on some of the quantities.
         spending: counts what is measured; shared among all that draw on one budget.
-        fidelity: under which the journal files the values, e.g. ``"search"`` or ``"search[:2]"``.
-        share: what a measurement counts, k/K at the fidelity of k of K batches.
+        fidelity: under which the journal files the values, e.g. ``"search"`` or ``"search[0.25]"``.
+        share: what a measurement counts: the part of the samples that it is made on.
         alike: other fidelities that mean the same; what the journal knows at one of them is taken over.
         interrupted: asked before each chunk whether to stop.
         clock: seconds since some moment.

@@ -271,7 +271,7 @@ class Journal:
             values: one row a genome.
             cpu_seconds: what measuring them took, over all processes.
             samples: how many samples went through the network for them.
-            fidelity: ``"search"`` or ``"search[:k]"``.
+            fidelity: ``"search"`` or ``"search[0.25]"``, a part of it.
 
         Raises:
             ValueError: rows that do not match, a genome that is known already, or the test split's values.

@@ -35,6 +35,7 @@ from evo_mpq.measure.objectives import as_quantity
 from evo_mpq.measure.statistics import standard_error
 from evo_mpq.network.calling import tensors_of
 from evo_mpq.network.data.splits import Split
+from evo_mpq.network.data.thinning import thinned_positions
 from evo_mpq.space.policy import LayerPolicy, Policy
 
 SETTINGS: list[dict[str, Any]] = [
@@ -160,9 +161,9 @@ def test_a_population_leaves_the_batches_as_they_are() -> None:
 QUANTITIES = [as_quantity(objective()) for objective in (Distance, SomeRaise, NotFinite, OwnInputs)]
 
 
-def measured(policies: list[Policy], quantities: Any = QUANTITIES, k: int | None = None, **options: Any) -> Any:
+def measured(policies: list[Policy], quantities: Any = QUANTITIES, share: float = 1.0, **options: Any) -> Any:
     compressor = compressor_of("signals")
-    loads = workloads(compressor.network, compressor.network.splits.search, quantities, k)
+    loads = workloads(compressor.network, compressor.network.splits.search, quantities, share)
     return measure_outputs(PopulationEvaluator(compressor, 1 << 30), quantities, loads, policies, **options)
 
 
@@ -218,20 +219,18 @@ def test_an_objective_that_cannot_start_fails_its_candidates_with_its_own_words(
     assert set(result.values.failures) == {"bad start raised ValueError: no accumulator today"}
 
 
-@pytest.mark.parametrize("k", [1, 2, None])
-def test_the_first_k_batches_are_the_first_samples(k: int | None) -> None:
+@pytest.mark.parametrize("share", [0.01, 0.25, 0.6, 1.0])
+def test_a_part_of_the_samples_is_evenly_spread(share: float) -> None:
     policies = random_policies(network_of("signals"), 3, seed=4)
-    result = measured(policies, [as_quantity(Distance())], k, keep_samples=True)
-    n = SEARCH if k is None else 8 * k
+    result = measured(policies, [as_quantity(Distance()), as_quantity(OwnInputs())], share, keep_samples=True)
+    places = thinned_positions(SEARCH, share)
+    assert len(places) == np.ceil(share * SEARCH)
+    assert len(places) < 2 or np.ptp(np.diff(places)) <= 1
     for row, policy in enumerate(policies):
-        assert result.per_sample[row][0].tolist() == by_hand(policy)[0][:n].tolist()
-    assert result.samples == len(policies) * n
-
-
-def test_k_batches_of_own_inputs_are_the_first_of_them() -> None:
-    policies = random_policies(network_of("signals"), 2, seed=4)
-    result = measured(policies, [as_quantity(OwnInputs())], 2, keep_samples=True)
-    assert result.per_sample[0][0].tolist() == by_hand(policies[0])[1][:6].tolist()
+        for column, expected in enumerate(by_hand(policy)):
+            # batches of other sizes may round differently
+            assert result.per_sample[row][column] == pytest.approx(expected[places], rel=1e-3, abs=1e-8)
+    assert result.samples == len(policies) * 2 * len(places)
 
 
 def test_only_what_some_objective_needs_is_forwarded() -> None:

@@ -62,11 +62,13 @@ def assert_same(found: OutputValues, expected: OutputValues) -> None:
             np.testing.assert_array_equal(a[quantity], b[quantity])
 
 
-@pytest.mark.parametrize("k", [None, 1])
-def test_two_processes_measure_the_same_in_the_same_order(two: Processes, k: int | None) -> None:
-    found = two.measure(policies(), "search", k=k, keep_samples=True)
+@pytest.mark.parametrize("share", [1.0, 0.3])
+def test_two_processes_measure_the_same_in_the_same_order(two: Processes, share: float) -> None:
+    found = two.measure(policies(), "search", share=share, keep_samples=True)
     assert os.getpid() not in found.values.values[:, 4]
-    expected = alone([*QUANTITIES, as_quantity(ProcessId())]).measure(policies(), "search", k=k, keep_samples=True)
+    expected = alone([*QUANTITIES, as_quantity(ProcessId())]).measure(
+        policies(), "search", share=share, keep_samples=True
+    )
     assert {None} < set(expected.values.failures)  # some fail, some do not
     assert_same(without_process(found), without_process(expected))
 
@@ -185,19 +187,19 @@ def test_a_lambda_cannot_be_sent_to_a_worker_and_a_class_can() -> None:
     assert picklable(as_quantity(Distance()))
 
 
-def test_references_are_computed_once_per_split_and_number_of_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_references_are_computed_once_per_split_and_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     executor = alone([as_quantity(Distance())])
-    asked: list[int | None] = []
+    asked: list[float] = []
 
     def counting(*arguments: Any) -> Any:
         asked.append(arguments[3])
         return workloads(*arguments)
 
     monkeypatch.setattr(executors, "workloads", counting)
-    for k in (None, 1, None, 1):
-        result = executor.measure(policies()[:2], "search", k=k)
-        assert result.samples == 2 * (SEARCH if k is None else 8)
-    assert asked == [None, 1]
+    for share in (1.0, 0.25, 1.0, 0.25):
+        result = executor.measure(policies()[:2], "search", share=share)
+        assert result.samples == 2 * (SEARCH if share == 1 else -(-SEARCH // 4))
+    assert asked == [1.0, 0.25]
 
 
 SCRIPT = """

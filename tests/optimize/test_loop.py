@@ -160,7 +160,7 @@ def test_what_is_measured_on_a_part_of_the_samples_counts_as_that_part_and_is_of
         seen.append(start.left())
 
     spending = Spending()
-    sketch = Recorded(problem, journal, QUANTITIES, (KL, SIZE), spending=spending, fidelity="search[:1]", share=0.25)
+    sketch = Recorded(problem, journal, QUANTITIES, (KL, SIZE), spending=spending, fidelity="search[0.1]", share=0.25)
     result = search(
         problem, Budget(evaluations=evaluations), journal=journal, begin=begin, sketch=sketch, spending=spending
     )
@@ -168,7 +168,7 @@ def test_what_is_measured_on_a_part_of_the_samples_counts_as_that_part_and_is_of
     affordable = min(16, 4 * (evaluations - n_ladder))
     assert seen == ([evaluations - n_ladder, 16, evaluations - n_ladder - 4] if affordable == 16 else seen[:1])
     part = {tuple(genome) for genome in few[:affordable].tolist()}
-    assert all(journal.known(genome, "search[:1]") is not None for genome in part)
+    assert all(journal.known(genome, "search[0.1]") is not None for genome in part)
     assert len(result.archive) == evaluations - affordable / 4
     assert spending.evaluations == evaluations
 

@@ -141,7 +141,7 @@ def test_what_is_spent_counts_each_genome_once_and_partial_measurements_by_their
     space, journal, spending = chain(3), MemoryJournal(), Spending()
     problem = Problem(space)
     full = recorded(problem, journal, spending=spending)
-    partial = recorded(problem, journal, spending=spending, fidelity="search[:1]", share=0.25)
+    partial = recorded(problem, journal, spending=spending, fidelity="search[0.1]", share=0.25)
     genomes = np.concatenate(list(space.enumerate()))
     full(genomes[:10])
     full(genomes[5:12])

@@ -54,7 +54,7 @@ def small_run(path: Path) -> Path:
             values = Values.concatenate([row(0.1 / (generation + 1), 120.0), row(math.nan, math.inf, failure="é\n")])
             journal.measured(asked, values, cpu_seconds=0.25, samples=20)
             journal.decision("stop", partial(bool, generation == 2))
-        journal.measured(genomes([0, 0]), row(0.2, 120.0), cpu_seconds=0.1, samples=5, fidelity="search[:1]")
+        journal.measured(genomes([0, 0]), row(0.2, 120.0), cpu_seconds=0.1, samples=5, fidelity="search[0.1]")
         shown = HeldOut({"accuracy": Interval(0.5, 0.25, 0.75)}, np.array([0.0, 1.0]))
         journal.add_held_out((2, 0), shown, cpu_seconds=0.5, samples=2)
         journal.add_held_out(None, HeldOut({"accuracy": Interval(1.0)}), cpu_seconds=0.5, samples=2)
@@ -70,7 +70,7 @@ def content(journal: Journal) -> tuple[Any, ...]:
     }
     rows = {
         (fidelity, tuple(genome)): journal.known(tuple(genome), fidelity)
-        for fidelity in ("search", "search[:1]")
+        for fidelity in ("search", "search[0.1]")
         for genome in journal.rows(fidelity)[0].tolist()
     }
     return (
@@ -107,8 +107,8 @@ def test_a_reopened_journal_says_what_the_writing_one_said(tmp_path):
         assert journal.reference() == ([0.0, 400.0], [0.0, 40.0], None)
         assert journal.known((1, 0)) == ([0.05, 120.0], [0.005, 12.0], None)
         assert journal.known((1, 1)) == ([None, math.inf], [None, math.inf], "é\n")
-        assert journal.known((1, 0), "search[:1]") is None
-        assert journal.known((0, 0), "search[:1]") == ([0.2, 120.0], [0.02, 12.0], None)
+        assert journal.known((1, 0), "search[0.1]") is None
+        assert journal.known((0, 0), "search[0.1]") == ([0.2, 120.0], [0.02, 12.0], None)
         assert journal.known((9, 9)) is None
         assert journal.n_measured == 6
         assert journal.samples == 10 + 3 * 20 + 5 + 2 + 2
@@ -220,7 +220,7 @@ def test_nothing_is_measured_twice(tmp_path):
             journal.measured(genomes([0, 1]), row(1.0), cpu_seconds=0.0, samples=1)
         with pytest.raises(ValueError, match="twice"):
             journal.measured(genomes([5, 5], [5, 5]), Values.concatenate([row(1.0)] * 2), cpu_seconds=0.0, samples=1)
-        journal.measured(genomes([0, 1]), row(1.0), cpu_seconds=0.0, samples=1, fidelity="search[:2]")
+        journal.measured(genomes([0, 1]), row(1.0), cpu_seconds=0.0, samples=1, fidelity="search[0.2]")
         journal.add_reference(row(1.0), cpu_seconds=0.0, samples=1)
         with pytest.raises(ValueError, match="already"):
             journal.add_reference(row(1.0), cpu_seconds=0.0, samples=1)

@@ -102,10 +102,6 @@ class Split:
         """Batches of one pass, the smaller last one included."""
         return -(-self._n // self.batch_size)
 
-    def share(self, k: int) -> float:
-        """Part of the samples that the first ``k`` batches hold."""
-        return min(1.0, k * self.batch_size / self._n)
-
     def batches(self) -> Iterator[RawBatch]:
         """All samples in the dataset's order, the same batches at every call.
 
