@@ -22,7 +22,6 @@ from evo_mpq.optimize.searcher import Searcher
 from evo_mpq.optimize.surrogate_search.predicted_front import PredictedFront
 from evo_mpq.optimize.surrogate_search.rounds import Round
 from evo_mpq.optimize.surrogate_search.search import SurrogateSearch
-from evo_mpq.predict.shapley.estimators import MEASUREMENTS_PER_GENE
 from evo_mpq.predict.surrogates.kinds import residual_model
 from evo_mpq.predict.tables.tables import Tables
 from evo_mpq.problem import Problem
@@ -155,8 +154,9 @@ def prepare(searcher: Searcher, problem: Problem, tables: Tables, sketches: Sket
             searcher.sketched(genomes, measurements)
     believed = fitness.contributions == "shapley" and "shapley" in problem.seeders
     if isinstance(searcher, SurrogateSearch) and believed and lead is not None:
-        allowance, wanted = tables.methods_allowance, MEASUREMENTS_PER_GENE * problem.space.n_genes
-        if allowance is None or allowance >= wanted:  # estimated from fewer they are a worse prior than sensitivities
+        allowance = tables.methods_allowance
+        # estimated from fewer they are a worse prior than sensitivities
+        if allowance is None or allowance >= tables.contributions_take:
             searcher.believe(tables.contributions.table(), problem.objectives.index(lead))
 
 

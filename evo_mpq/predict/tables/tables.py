@@ -55,6 +55,11 @@ class Tables:
         """
         return measured_sensitivities(self.space, self.measure, self.left)
 
+    @property
+    def contributions_take(self) -> int:
+        """Measurements that contributions are made of where the allowance reaches: fewer say little."""
+        return MEASUREMENTS_PER_GENE * self.space.n_genes
+
     @cached_property
     def contributions(self) -> Contributions:
         """What each step of each gene contributes: kernel, 4 measurements per gene; sensitivities divide over levels.
@@ -62,7 +67,7 @@ class Tables:
         Raises:
             MeasurementError: the most expensive or the cheapest genome cannot be measured.
         """
-        n = MEASUREMENTS_PER_GENE * self.space.n_genes
+        n = self.contributions_take
         if self.methods_allowance is not None:
             n = max(2, min(n, self.methods_allowance))
         rng = np.random.default_rng(self.seed)
