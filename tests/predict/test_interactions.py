@@ -201,7 +201,7 @@ def test_options_that_are_not_measured_do_not_interact_by_default() -> None:
 def test_options_whose_sensitivity_was_filled_in_are_not_measured_in_pairs() -> None:
     space = bits_space()
     measuring = Measuring(quadratic_loss(space, 0), error=0.1)
-    sensitivities = measured_sensitivities(space, measuring, left=22)  # the lowest and the middle option
+    sensitivities = measured_sensitivities(space, measuring, left=37)  # the lowest and the middle option
     interactions = measured_interactions(space, measuring, sensitivities)
     assert interactions.n_measurements == 10 * 2 * 2
     assert all(np.all(np.isnan(errors[2])) for errors in interactions.standard_errors.values())
