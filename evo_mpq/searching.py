@@ -123,6 +123,8 @@ def table_share(problem: Problem) -> float:
     said = problem.settings.search.fitness.table_share
     if said != "auto":
         return said
+    if any(quantity.form == "called" for quantity in problem.quantities):
+        return 1.0  # what is called, such as a latency, takes no less time on fewer samples
     network = problem.network
     shape = network.graph[network.graph.output].shape[1:]
     classes = 0 if len(shape) in (1, 3) else len(shape) - 1  # (n, c) and (n, c, h, w), else (n, ..., c)

@@ -15,7 +15,7 @@ from evo_mpq.config import load, validate
 from evo_mpq.optimize.nsga2 import NSGA2
 from evo_mpq.problem import build_problem
 from evo_mpq.results.run_directory import RunDirectory
-from evo_mpq.searching import FREE_POPULATION, make_searcher, work_after
+from evo_mpq.searching import FREE_POPULATION, make_searcher, table_share, work_after
 
 PURPOSES = {
     "uniform",
@@ -77,6 +77,34 @@ def test_a_run_with_tables_of_a_part_resumes_to_the_same_front(tmp_path):
         (parts / "journal").write_bytes(b"".join(lines[:kept]))
         run(yaml, parts, *MANY_SAMPLES, *FEWER)
         assert findings(parts) == findings(whole)
+
+
+CALLED = """
+class Norm:
+    name, unit, direction = "norm", "", "minimize"
+
+    def __call__(self, candidate):
+        return float(sum(parameter.abs().sum() for parameter in candidate.module().state_dict().values()))
+"""
+
+
+@pytest.mark.parametrize(
+    ("overrides", "share"),
+    [
+        (["data.search=500"], 1.0),
+        (["data.search=1000"], 0.25),
+        (["data.search=1600"], 250 / 1600),
+        (["data.search=4000"], 0.125),
+        (["data.search=500", "search.fitness.table_share=0.5"], 0.5),
+        (["data.search=4000", "search.fitness.table_share=1"], 1.0),
+        # what is called for a candidate takes as long on fewer samples
+        (["data.search=4000", "objectives=[kl_divergence, size, {kind: 'my_norm:Norm'}]"], 1.0),
+    ],
+)
+def test_the_part_of_the_samples_follows_from_how_many_there_are(tmp_path, monkeypatch, overrides, share):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yaml = write_project(tmp_path, my_norm=CALLED)
+    assert table_share(build_problem(load(yaml, overrides).settings, base=tmp_path)) == share
 
 
 @pytest.mark.parametrize("share", ["0", "1.5", "half", "true"])
