@@ -10,11 +10,11 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 
-from benchmarks.exact_front import Table, problem_of, table_file
+from benchmarks.efficiency.worlds import Cached, FromTable, Source
+from benchmarks.exact_front import TABLES, Table, problem_of, table_file
 from benchmarks.judging import Oracle, oracle
 from benchmarks.mixed_pairs import seconds_each
 from benchmarks.presenting import show, spread
@@ -23,79 +23,33 @@ from benchmarks.search_quality import Stored
 from evo_mpq import plugins
 from evo_mpq.costs import cost_of
 from evo_mpq.errors import ConfigError
-from evo_mpq.measure.executors import InProcess
 from evo_mpq.predict.tables.options import Estimates
 from evo_mpq.predict.tables.tables import Tables
 from evo_mpq.problem import Problem
-from evo_mpq.typing import FloatVector, Genomes
+from evo_mpq.typing import Genomes
 
 N_BUDGETS = 24
 RATIOS = [0.0, 0.25, 0.5]
 
 
-class Source(Protocol):
-    """Where the losses of genomes come from."""
-
-    def search(self, genomes: Genomes) -> Estimates:
-        """KL on the search split."""
-
-    def test(self, genomes: Genomes) -> FloatVector:
-        """``(n,)`` KL on the test split."""
-
-
-class FromTable:
-    """Losses that were measured before."""
-
-    def __init__(self, stored: Stored) -> None:
-        self._stored = stored
-
-    def search(self, genomes: Genomes) -> Estimates:
-        rows, table = self._stored.rows(genomes), self._stored.table
-        return Estimates(table.search_kl[rows], table.search_kl_error[rows])
-
-    def test(self, genomes: Genomes) -> FloatVector:
-        return self._stored.table.test_kl[self._stored.rows(genomes)]
-
-
-class Measured:
-    """Losses that are measured, each once for all methods."""
-
-    def __init__(self, problem: Problem) -> None:
-        self._problem = problem
-        self._executor = InProcess(problem.compressor, problem.quantities, 1 << 28)
-        self._column = [quantity.name for quantity in problem.quantities].index("kl_divergence")
-        self._known: dict[tuple[str, bytes], tuple[float, float]] = {}
-
-    def search(self, genomes: Genomes) -> Estimates:
-        found = self._values(genomes, "search")
-        return Estimates(found[:, 0], found[:, 1])
-
-    def test(self, genomes: Genomes) -> FloatVector:
-        return self._values(genomes, "test")[:, 0]
-
-    def _values(self, genomes: Genomes, split: str) -> np.ndarray:
-        keys = [(split, row.tobytes()) for row in np.ascontiguousarray(genomes)]
-        new = {key: row for key, row in zip(keys, genomes, strict=True) if key not in self._known}
-        if new:
-            order = sorted(new, key=lambda key: tuple(new[key]))  # neighbors share computation
-            policies = self._problem.space.decode(np.array([new[key] for key in order]))
-            values = self._executor.measure(policies, split).values
-            pairs = zip(values.values[:, self._column], values.standard_errors[:, self._column], strict=True)
-            self._known.update(zip(order, pairs, strict=True))
-        return np.array([self._known[key] for key in keys])
-
-
 class Counted:
-    """What a method measures, counted once each, and the CPU seconds it would take were nothing known before."""
+    """What a method measures, counted once each.
 
-    def __init__(self, source: Source, seconds_each: float) -> None:
+    Attributes:
+        measuring: CPU seconds that were spent on measuring, which others may have done before.
+    """
+
+    def __init__(self, source: Source) -> None:
         self._source = source
-        self._seconds_each = seconds_each
         self._seen: dict[bytes, np.ndarray] = {}
+        self.measuring = 0.0
 
     def __call__(self, genomes: Genomes) -> Estimates:
         self._seen.update((row.tobytes(), row) for row in np.ascontiguousarray(genomes))
-        return self._source.search(genomes)
+        began = time.process_time()
+        found = self._source.search(genomes)
+        self.measuring += time.process_time() - began
+        return found
 
     @property
     def genomes(self) -> Genomes:
@@ -108,25 +62,26 @@ class Counted:
 
     @property
     def seconds(self) -> float:
-        return self._seconds_each * self.measurements
+        """CPU seconds that all of it takes where nothing is known before."""
+        return self._source.seconds_each * self.measurements
 
 
 class Proposed:
     """What one method proposed for one problem."""
 
-    def __init__(self, problem: Problem, source: Source, name: str, seed: int, seconds_each: float) -> None:
+    def __init__(self, problem: Problem, source: Source, name: str, seed: int) -> None:
         _, cost = cost_of(problem, "size")
         space = problem.space
         lowest, highest = cost(np.stack([space.cheapest(), space.most_expensive()]))
         budgets = np.geomspace(1.001 * lowest, highest, N_BUDGETS)
         budgets[-1] = highest
-        counted = Counted(source, seconds_each)
+        counted = Counted(source)
         tables = Tables(space, cost, counted, problem.compressor, seed)
         seeder = plugins.resolve(name, "seeders", None)
         began = time.process_time()
         self.genomes = np.unique(seeder(space, tables, budgets), axis=0)
         found = counted(self.genomes)
-        self.own_seconds = time.process_time() - began
+        self.own_seconds = time.process_time() - began - counted.measuring
         self.name = name
         self.losses, self.errors = found.losses, found.standard_errors
         self.held_out = source.test(self.genomes)
@@ -155,20 +110,20 @@ def best_known(proposed: Sequence[Proposed]) -> Oracle:
     return oracle(*parts)
 
 
-def problem_and_source(name: str, seed: int) -> tuple[Problem, Source, Oracle | None, float]:
-    """What is allocated, where losses come from, the exact front if it is known, and CPU seconds of a measurement."""
+def problem_and_source(name: str, seed: int) -> tuple[Problem, Source, Oracle | None]:
+    """What is allocated, where losses come from, and the exact front if it is known."""
     if name in ("bits", "joint"):
         stored = Stored(Table.read(table_file(seed, name)))
         problem = problem_of(name, seed)
         assert [g.name for g in problem.space.genes] == [g.name for g in stored.space.genes]
-        return problem, FromTable(stored), stored.oracle, seconds_each(problem)
+        return problem, FromTable(stored, seconds_each(problem)), stored.oracle
     if name == "canvas_resnet":
         data = {"search": 1000, "test": 5000, "train": 4000}
         problem = joint(name, prune={"ratios": RATIOS}, drop=["stage*.*"], data=data)
     else:
         data = {"calibration": 64, "search": 78, "test": 156, "train": 500}
         problem = joint(name, prune={"ratios": RATIOS}, drop=["blocks.*.attention", "blocks.*.mlp"], data=data)
-    return problem, Measured(problem), None, 0.0  # measured in the method's own time
+    return problem, Cached(problem, TABLES / f"allocation_{name}.npz"), None
 
 
 def main() -> None:
@@ -179,15 +134,17 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = []
     for name in arguments.problems:
-        problem, source, exact, each = problem_and_source(name, 0)
+        problem, source, exact = problem_and_source(name, 0)
         found = []
         for seed in range(arguments.seeds):
             proposed = []
             for method in arguments.methods:
                 try:
-                    proposed.append(Proposed(problem, source, method, seed, each))
+                    proposed.append(Proposed(problem, source, method, seed))
                 except ConfigError as error:
                     print(f"{name}, {method}: {error}", flush=True)
+            if isinstance(source, Cached):
+                source.save()
             found.append(judged(proposed, exact or best_known(proposed)))
         for method in found[0]:
             shares, regrets, measurements, seconds = np.array([result[method] for result in found]).T
@@ -207,7 +164,7 @@ def main() -> None:
         rows,
         f"{N_BUDGETS} budgets; measurements include those of the choices. {arguments.seeds} seeds of the methods, one "
         "training; methods without chance have no spread. bits and joint: against the exact fronts of digits_resnet; "
-        "the others against the front of all methods, CPU seconds of a first method include what later ones reuse.",
+        "the others against the front of all methods.",
     )
 
 

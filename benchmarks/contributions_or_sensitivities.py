@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.allocation_methods import Counted, Measured
+from benchmarks.allocation_methods import Counted
+from benchmarks.efficiency.worlds import Cached
 from benchmarks.judging import oracle
 from benchmarks.presenting import show, spread
 from benchmarks.problems import built_in
 from evo_mpq import plugins
 from evo_mpq.costs import cost_of
+from evo_mpq.predict.shapley.estimators import MEASUREMENTS_PER_GENE
 from evo_mpq.predict.tables.tables import Tables
 from evo_mpq.problem import Problem
 
@@ -37,12 +39,13 @@ class Arm:
         seed: of the method.
     """
 
-    def __init__(self, problem: Problem, source: Measured, method: str, measurements: int, seed: int) -> None:
+    def __init__(self, problem: Problem, source: Cached, method: str, measurements: int, seed: int) -> None:
         space = problem.space
         _, cost = cost_of(problem, "size")
-        counted = Counted(source, 0.0)
+        counted = Counted(source)
         table = 1 + sum(gene.cardinality - 1 for gene in space.genes)
-        allowance = (measurements - table) // 2
+        # half of what the table leaves, but contributions take four measurements per gene
+        allowance = max((measurements - table) // 2, MEASUREMENTS_PER_GENE * space.n_genes)
         tables = Tables(space, cost, counted, problem.compressor, seed, methods_allowance=allowance)
         seeder = plugins.resolve(method, "seeders", None)
         lowest, highest = cost(np.stack([space.cheapest(), space.most_expensive()]))
@@ -61,7 +64,7 @@ def results(network: str, correction: str, seed: int, measurements: int) -> dict
     """Share, held-out regret and measurements of each method."""
     settings: dict[str, Any] = {"correction": correction, "search": {"fitness": {"seeds": []}}}
     problem = built_in(network, BITS, seed=seed, **settings)
-    source = Measured(problem)
+    source = Cached(problem)
     arms = {method: Arm(problem, source, method, measurements, seed) for method in METHODS}
     parts = [
         np.concatenate([getattr(arm, part) for arm in arms.values()])

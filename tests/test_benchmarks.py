@@ -12,9 +12,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # benchmarks are no packa
 
 from benchmarks.efficiency.arms import ARMS as EFFICIENCY_ARMS
 from benchmarks.efficiency.judges import judge_of
-from benchmarks.efficiency.problems import FromTable, with_seeders
+from benchmarks.efficiency.problems import with_seeders
 from benchmarks.efficiency.synthetic import ALL_TWO_BITS, pairs, unmeasured_problem
-from benchmarks.efficiency.worlds import World
+from benchmarks.efficiency.worlds import FromTable, World
 from benchmarks.exact_front import ORACLE, Table
 from benchmarks.judging import LOWEST_FLOOR, Oracle, oracle
 from benchmarks.presenting import spread

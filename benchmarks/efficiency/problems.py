@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.allocation_methods import seconds_each
 from benchmarks.efficiency.synthetic import pairs, unmeasured_problem
-from benchmarks.efficiency.worlds import Cached, World
+from benchmarks.efficiency.worlds import Cached, FromTable, World
 from benchmarks.exact_front import JOINT, TABLES, Table, problem_of, table_file
 from benchmarks.gene_kinds import RATIOS, SETTINGS, WEIGHTS
 from benchmarks.gene_kinds import arms as gene_kinds
+from benchmarks.mixed_pairs import seconds_each
 from benchmarks.problems import built_in, joint
 from benchmarks.search_quality import Stored
 from evo_mpq import plugins
@@ -28,7 +28,6 @@ from evo_mpq.network.builtin.recipes import Recipe
 from evo_mpq.network.builtin.training import train
 from evo_mpq.network.data.kinds import digits
 from evo_mpq.predict.factored import FactoredFunction, decomposed
-from evo_mpq.predict.tables.options import Estimates
 from evo_mpq.problem import Problem
 from evo_mpq.typing import FloatVector, Genomes
 
@@ -37,35 +36,6 @@ MLP_WIDTH, MLP_BLOCKS = 64, 9
 MLP_BITS = (2, 3, 4, 5, 6, 8)
 KERNELS = ((2, 0.25), (4, 0.5), (32, 1.0))
 """Most weight bits, and the time of a MAC."""
-
-
-class FromTable:
-    """Losses of a space of which everything was measured.
-
-    Args:
-        stored: the space.
-        seconds_each: CPU seconds that a measurement takes.
-        parts: measures on a part of the samples, of which there is no table.
-    """
-
-    def __init__(self, stored: Stored, seconds_each: float, parts: Cached | None = None) -> None:
-        self._stored = stored
-        self._parts = parts
-        self.seconds_each = seconds_each
-
-    @property
-    def sketch_seconds_each(self) -> float:
-        return self._parts.sketch_seconds_each if self._parts else 0.0
-
-    def search(self, genomes: Genomes, share: float = 1.0) -> Estimates:
-        if share < 1:
-            assert self._parts is not None
-            return self._parts.search(genomes, share)
-        rows, table = self._stored.rows(genomes), self._stored.table
-        return Estimates(table.search_kl[rows], table.search_kl_error[rows])
-
-    def test(self, genomes: Genomes) -> FloatVector:
-        return self._stored.table.test_kl[self._stored.rows(genomes)]
 
 
 class ResidualMLP(nn.Module):

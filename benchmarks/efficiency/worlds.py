@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from benchmarks.search_quality import Stored
 from evo_mpq.measure.executors import InProcess
 from evo_mpq.measure.measurements import Measurements
 from evo_mpq.optimize.searcher import genome_keys
@@ -45,10 +46,10 @@ class Cached:
 
     Args:
         problem: of the network.
-        file: that is read now and written by `save`.
+        file: that is read now and written by `save`; None to keep nothing.
     """
 
-    def __init__(self, problem: Problem, file: Path) -> None:
+    def __init__(self, problem: Problem, file: Path | None = None) -> None:
         self._problem = problem
         self._file = file
         self._executor = InProcess(problem.compressor, problem.quantities, 1 << 29)
@@ -57,7 +58,7 @@ class Cached:
         self._genomes: dict[bytes, np.ndarray] = {}
         self._seconds, self._n = 0.0, 0
         self._sketch_seconds, self._n_sketched = 0.0, 0
-        if file.exists():
+        if file is not None and file.exists():
             with np.load(file) as arrays:
                 self._read({name: arrays[name] for name in arrays.files})
 
@@ -84,6 +85,8 @@ class Cached:
 
     def save(self) -> None:
         """Writes all that is known."""
+        if self._file is None:
+            return
         keys = list(self._known["search"])
         values = np.array([self._known["search"][key] for key in keys])
         test = np.array([self._known["test"].get(key, (np.nan, np.nan))[0] for key in keys])
@@ -132,6 +135,35 @@ class Cached:
         known = self._known[split if share == 1 else f"{split}, {share:g}"]
         known.update(zip(keys, ((float(one), float(error)) for one, error in pairs), strict=True))
         self._genomes.update(zip(keys, genomes, strict=True))
+
+
+class FromTable:
+    """Losses of a space of which everything was measured.
+
+    Args:
+        stored: the space.
+        seconds_each: CPU seconds that a measurement takes.
+        parts: measures on a part of the samples, of which there is no table.
+    """
+
+    def __init__(self, stored: Stored, seconds_each: float, parts: Cached | None = None) -> None:
+        self._stored = stored
+        self._parts = parts
+        self.seconds_each = seconds_each
+
+    @property
+    def sketch_seconds_each(self) -> float:
+        return self._parts.sketch_seconds_each if self._parts else 0.0
+
+    def search(self, genomes: Genomes, share: float = 1.0) -> Estimates:
+        if share < 1:
+            assert self._parts is not None
+            return self._parts.search(genomes, share)
+        rows, table = self._stored.rows(genomes), self._stored.table
+        return Estimates(table.search_kl[rows], table.search_kl_error[rows])
+
+    def test(self, genomes: Genomes) -> FloatVector:
+        return self._stored.table.test_kl[self._stored.rows(genomes)]
 
 
 class World:
