@@ -11,10 +11,10 @@ from evo_mpq.predict.tables.options import Measure, OptionTable, one_at_a_time_g
 from evo_mpq.space.search_space import SearchSpace
 from evo_mpq.typing import BoolVector, FloatVector, Genomes
 
-FULL_SHARE = 0.4
+FULL_SHARE = 0.25
 """Of the measurements that are left, for the whole table."""
 
-COARSE_SHARE = 0.3
+COARSE_SHARE = 0.4
 """Likewise, for two options of every gene."""
 
 LEAST_SHARE = 0.9
