@@ -9,8 +9,10 @@ any of them found.
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -44,6 +46,7 @@ class Judged:
         share: of the front's hypervolume.
         regret: held-out.
         seconds: CPU, of measuring and of searching.
+        forwards: samples that were put through a network.
         own_seconds: of searching alone.
         smallest: bytes of the smallest network with a loss of at most 0.1.
         held_out: ``(9,)`` losses of what is handed over for each budget of size, at least the floor.
@@ -53,6 +56,7 @@ class Judged:
     share: float
     regret: float
     seconds: float
+    forwards: float
     own_seconds: float
     smallest: float
     held_out: FloatVector
@@ -114,6 +118,7 @@ def judged(place: World, runs: Runs, best: Judge, held_out: FloatVector) -> dict
             place.source.seconds_each * len(found.genomes)
             + place.source.sketch_seconds_each * found.n_sketched
             + found.own_seconds,
+            place.samples * (len(found.genomes) + found.part * found.n_sketched),
             found.own_seconds,
             float(costs[good, 0].min()) if good.any() else np.inf,
             np.maximum(own, best.floor),
@@ -144,7 +149,9 @@ def common_share(place: World, best: Judge, one: Found, other: Found) -> tuple[f
     return tuple(within.share(losses, costs) for losses, costs in parts)  # type: ignore[return-value]
 
 
-def show_problem(place: World, names: Sequence[str], budgets: Sequence[int], n_seeds: int) -> tuple[Runs, Judge]:
+def show_problem(
+    place: World, names: Sequence[str], budgets: Sequence[int], n_seeds: int, plots: Path | None = None
+) -> tuple[Runs, Judge]:
     """Runs and judges all arms on a problem; prints its table and its gates."""
     runs = run_arms(place, names, budgets, n_seeds)
     best, held_out = judge(place)
@@ -174,6 +181,8 @@ def show_problem(place: World, names: Sequence[str], budgets: Sequence[int], n_s
         f"{place.space.n_genes} genes; front of {len(best.losses)}, floor {best.floor:.2g}; "
         f"{1000 * place.source.seconds_each:.1f} CPU ms a measurement. Medians and ranges of {n_seeds} seeds.",
     )
+    if plots is not None:
+        plot(place, results, names, budgets, n_seeds, plots)
     if {"engine", BASELINE} <= set(names):
         show_gates(place, runs, results, best, budgets, n_seeds)
     return runs, best
@@ -228,6 +237,41 @@ def show_gates(
         ],
         rows,
     )
+
+
+def plot(
+    place: World,
+    results: Mapping[tuple[str, int, int], Judged],
+    names: Sequence[str],
+    budgets: Sequence[int],
+    n_seeds: int,
+    folder: Path,
+) -> None:
+    """Median shares over measurements, over CPU seconds and over samples that were forwarded, as a page."""
+    from plotly.colors import qualitative
+    from plotly.graph_objects import Scatter
+    from plotly.subplots import make_subplots
+
+    titles = ["measurements", "CPU seconds", "sample-forwards"]
+    figure = make_subplots(
+        1, 3, shared_yaxes=True, x_title="", y_title=f"share of the best known front of {place.name}"
+    )
+    for color, name in zip(itertools.cycle(qualitative.Dark24), names, strict=False):
+        of = [[results[name, budget, seed] for seed in range(n_seeds)] for budget in budgets]
+        shares = [float(np.median([one.share for one in some])) for some in of]
+        costs = [
+            list(budgets),
+            [float(np.median([one.seconds for one in some])) for some in of],
+            [float(np.median([one.forwards for one in some])) for some in of],
+        ]
+        for column, cost in enumerate(costs, start=1):
+            line = Scatter(x=cost, y=shares, name=name, legendgroup=name, showlegend=column == 1, line={"color": color})
+            figure.add_trace(line, 1, column)
+    for column, title in enumerate(titles, start=1):
+        figure.update_xaxes(title=title, type="log", row=1, col=column)
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.update_layout(template="plotly_white", height=520)
+    figure.write_html(folder / f"{place.name}.html", include_plotlyjs=True)
 
 
 def measurements_to(place: World, best: Judge, found: Found, share: float) -> float:
@@ -323,6 +367,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", default=None, choices=list(ARMS))
     parser.add_argument("--budgets", type=int, nargs="+", default=None)
     parser.add_argument("--seeds", type=int, default=5, help="at most three for tiny_gpt")
+    parser.add_argument("--plots", type=Path, default=None, help="folder for a page of plots per problem")
     parser.add_argument("--reach", action="store_true", help="also measurements to a share of .98")
     parser.add_argument("--kinds", action="store_true", help="only what each kind of gene adds to canvas_resnet")
     parser.add_argument("--overhead", action="store_true", help="only the engine's own time")
@@ -337,7 +382,7 @@ def main() -> None:
         place = world(name)
         budgets = arguments.budgets or BUDGETS.get(name, DEFAULT_BUDGETS)
         n_seeds = min(arguments.seeds, SEEDS.get(name, arguments.seeds))
-        runs, best = show_problem(place, arms_for(arguments.arms), budgets, n_seeds)
+        runs, best = show_problem(place, arms_for(arguments.arms), budgets, n_seeds, arguments.plots)
         if arguments.reach:
             show_reach(place, runs, best, n_seeds)
 

@@ -56,12 +56,14 @@ class Found:
         own: ``(n,)`` CPU seconds besides measuring until each was asked.
         own_seconds: in all.
         n_sketched: genomes that it measured on a part of the samples besides.
+        part: of the samples.
     """
 
     genomes: Genomes
     own: np.ndarray
     own_seconds: float
     n_sketched: int = 0
+    part: float = 0.0
 
     def first(self, n: int) -> Found:
         """What it had after so many measurements."""
@@ -91,7 +93,7 @@ class Arm:
         ledger = Ledger(world, budget)
         with contextlib.suppress(Exhausted):
             self.spend(ledger, seed)
-        return Found(ledger.genomes, ledger.own, ledger.own_seconds, ledger.n_sketched)
+        return Found(ledger.genomes, ledger.own, ledger.own_seconds, ledger.n_sketched, ledger.part)
 
 
 class InMemory:

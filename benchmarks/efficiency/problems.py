@@ -121,7 +121,7 @@ def _table(name: str, space: str) -> World:
     costs = _costs(problem)
     everything = stored.table.genomes.astype(np.int64)
     source = FromTable(stored, seconds_each(problem), _cached(name, problem))
-    return World(name, problem, source, costs, costs, everything)
+    return World(name, problem, source, costs, costs, everything, len(problem.network.splits.search))
 
 
 def _switches() -> World:
@@ -149,7 +149,8 @@ def _switches() -> World:
     exact: FactoredFunction = decomposed(space, times, [*scopes, *near, *across], np.random.default_rng(0))
     everything = stored.table.genomes.astype(np.int64)
     source = FromTable(stored, seconds_each(_table("joint", "joint").problem), _cached("joint", problem))
-    return World("kernel_switches", problem, source, [size, exact], [size, exact], everything)
+    samples = len(problem.network.splits.search)
+    return World("kernel_switches", problem, source, [size, exact], [size, exact], everything, samples)
 
 
 def _synthetic() -> World:
@@ -161,7 +162,8 @@ def _synthetic() -> World:
 def _measured(name: str, problem: Problem) -> World:
     problem = with_seeders(problem)
     costs = _costs(problem)
-    return World(name, problem, _cached(name, problem), costs, costs)
+    samples = len(problem.network.splits.search)
+    return World(name, problem, _cached(name, problem), costs, costs, samples=samples)
 
 
 def _residual_mlp() -> World:

@@ -176,6 +176,7 @@ class World:
         costs: of the other objectives, bytes first.
         programs: the same as sums of factors, as far as they are ones; bytes first.
         everything: all genomes of the space, where that many were measured.
+        samples: that a measurement takes.
     """
 
     def __init__(
@@ -186,8 +187,10 @@ class World:
         costs: Sequence[Cost],
         programs: Sequence[FactoredFunction],
         everything: Genomes | None = None,
+        samples: int = 1,
     ) -> None:
         self.name = name
+        self.samples = samples
         self.problem = problem
         self.source = source
         self.space = problem.space
@@ -236,13 +239,14 @@ class Ledger:
         self._own: list[float] = []
         self._extra = 0
         self._sketched: set[bytes] = set()
-        self._share = 0.0
+        self.part = 0.0
+        """Of the samples that `sketch` measures on."""
         self._began = time.process_time() - world.measuring
 
     @property
     def left(self) -> int:
         """Measurements that the budget still allows."""
-        return int(self.budget - len(self._rows) - self._extra - self._share * len(self._sketched) + 1e-9)
+        return int(self.budget - len(self._rows) - self._extra - self.part * len(self._sketched) + 1e-9)
 
     @property
     def n_sketched(self) -> int:
@@ -285,7 +289,7 @@ class Ledger:
 
     def sketch(self, genomes: Genomes, share: float) -> Measurements:
         """Measurements on a part of the samples, each counted as that part; always the same one."""
-        self._share = share
+        self.part = share
         self._sketched.update(genome_keys(genomes))
         return self.world.measure(genomes, share)
 
