@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks.efficiency.arms import ARMS, Found
 from benchmarks.efficiency.judges import Judge, judge_of
-from benchmarks.efficiency.problems import NAMES, kinds, world
+from benchmarks.efficiency.problems import NAMES, kinds, split_sizes, world
 from benchmarks.efficiency.worlds import Cached, World
 from benchmarks.presenting import show, spread
 from evo_mpq.typing import FloatVector
@@ -32,6 +32,8 @@ TIE = 0.001
 
 LOSS_OF_RANGE = 0.1
 """Nats: the smallest network below is how far down a search reaches."""
+
+SPLIT_SIZES = (200, 400, 1000, 3000)
 
 REACHED = 0.98
 REACH = 2000
@@ -344,6 +346,41 @@ def show_kinds(network: str, budget: int, n_seeds: int) -> None:
     )
 
 
+def show_split_sizes(network: str, budget: int, n_seeds: int) -> None:
+    """What is handed over for nine sizes, by how many samples were searched; all judged on the same test samples."""
+    places = split_sizes(network, SPLIT_SIZES)
+    names = ("engine", BASELINE)
+    runs = {
+        (name, size): [ARMS[name].run(place, budget, seed) for seed in range(n_seeds if ARMS[name].chance else 1)]
+        for size, place in places.items()
+        for name in names
+    }
+    largest = places[SPLIT_SIZES[-1]]
+    genomes = np.unique(np.concatenate([found.genomes for some in runs.values() for found in some]), axis=0)
+    found = largest.source.search(genomes)
+    best = judge_of(found.losses, largest.computed(genomes), found.standard_errors)
+    rows = []
+    for size, place in places.items():
+        cells = []
+        for name in names:
+            held_out = []
+            for one in runs[name, size]:
+                losses = place.source.search(one.genomes).losses
+                handed = one.genomes[best.handed_over(losses, place.computed(one.genomes))]
+                own = np.maximum(largest.source.test(handed), best.floor)
+                held_out.append(float(np.exp(np.mean(np.log(own)))))
+            cells.append(spread(held_out, ".5f"))
+        rows.append([size, *cells])
+        if isinstance(place.source, Cached):
+            place.source.save()
+    show(
+        f"{network}: how good is what is handed over, by how many samples are searched?",
+        ["search samples", *(f"held-out KL, {name}" for name in names)],
+        rows,
+        f"Geometric means over nine sizes; {budget} measurements, {n_seeds} seeds.",
+    )
+
+
 def show_overhead(n_seeds: int) -> None:
     """The engine's own time on 60 layers and 1,000 measurements."""
     place = world("pairs_60")
@@ -370,10 +407,14 @@ def main() -> None:
     parser.add_argument("--plots", type=Path, default=None, help="folder for a page of plots per problem")
     parser.add_argument("--reach", action="store_true", help="also measurements to a share of .98")
     parser.add_argument("--kinds", action="store_true", help="only what each kind of gene adds to canvas_resnet")
+    parser.add_argument("--split-sizes", action="store_true", help="only canvas_resnet by the size of the search split")
     parser.add_argument("--overhead", action="store_true", help="only the engine's own time")
     arguments = parser.parse_args()
     if arguments.overhead:
         show_overhead(arguments.seeds)
+        return
+    if arguments.split_sizes:
+        show_split_sizes("canvas_resnet", max(arguments.budgets or [200]), arguments.seeds)
         return
     if arguments.kinds:
         show_kinds("canvas_resnet", max(arguments.budgets or DEFAULT_BUDGETS), arguments.seeds)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -177,6 +177,18 @@ def network_problem(network: str, **arms: Any) -> Problem:
     setting = SETTINGS[network]
     arms = arms or {"activation_bits": (4, 8), "prune": {"ratios": RATIOS}, "drop": list(setting.drop)}
     return joint(network, WEIGHTS, seed=0, model={"kind": network, "seed": 0}, data=setting.data, **arms)
+
+
+def split_sizes(network: str, sizes: Sequence[int]) -> dict[int, World]:
+    """A network with all kinds of genes, by the size of the search split."""
+    setting = SETTINGS[network]
+    arms = {"activation_bits": (4, 8), "prune": {"ratios": RATIOS}, "drop": list(setting.drop)}
+    found = {}
+    for size in sizes:
+        data = {**setting.data, "search": size}
+        problem = joint(network, WEIGHTS, seed=0, model={"kind": network, "seed": 0}, data=data, **arms)
+        found[size] = _measured(f"{network}_{size}", problem)
+    return found
 
 
 def kinds(network: str) -> dict[str, World]:
