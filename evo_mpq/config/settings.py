@@ -381,7 +381,7 @@ class FitnessSettings(Section):
     )
     """Allocation methods whose choices are measured first, so that the front is never worse than they are: uniform
     measures the uniform recipes, see evo-mpq list seeders. Tables of sensitivities that others need are measured, too.
-    At most a quarter of what such a table leaves of the budget goes to them, and shapley takes part where that reaches for
+    At most a quarter of what such a table leaves of the budget goes to them; shapley takes part where that reaches for
     four measurements per gene. An empty list begins at random; algorithms other than nsga2 know uniform alone."""
 
 
