@@ -21,6 +21,7 @@ from evo_mpq.network.blocks import matching_blocks
 from evo_mpq.network.calling import tensors_of
 from evo_mpq.network.products import Product
 from evo_mpq.problem import Problem, fixed_threads, middle_policy
+from evo_mpq.searching import table_share
 from evo_mpq.space.building import space_table
 
 
@@ -157,7 +158,9 @@ def space_lines(problem: Problem) -> Iterator[str]:
     limits = [f"{key} {value:g}" for key in ("evaluations", "minutes", "stall") if (value := getattr(search, key))]
     yield f"search: {search.algorithm}, {', '.join(limits) or 'all genomes'}"
     sizes = {name: len(getattr(problem.network.splits, name)) for name in ("calibration", "search", "test")}
-    yield "samples: " + ", ".join(f"{name} {n:,}" for name, n in sizes.items())
+    share = table_share(problem) if search.algorithm == "nsga2" else 1.0
+    tables = f"; tables on {math.ceil(share * sizes['search']):,} of the search samples" if share < 1 else ""
+    yield "samples: " + ", ".join(f"{name} {n:,}" for name, n in sizes.items()) + tables
 
 
 def quantity_lines(problem: Problem) -> Iterator[str]:
