@@ -172,23 +172,20 @@ def _residual_mlp() -> World:
     return _measured("residual_mlp", problem)
 
 
-def network_problem(network: str, **arms: Any) -> Problem:
+def network_problem(network: str, data: Mapping[str, int] | None = None, **arms: Any) -> Problem:
     """A network with signal in the small setting of `benchmarks.gene_kinds`; with all kinds of genes by default."""
     setting = SETTINGS[network]
     arms = arms or {"activation_bits": (4, 8), "prune": {"ratios": RATIOS}, "drop": list(setting.drop)}
-    return joint(network, WEIGHTS, seed=0, model={"kind": network, "seed": 0}, data=setting.data, **arms)
+    data = setting.data if data is None else data
+    return joint(network, WEIGHTS, seed=0, model={"kind": network, "seed": 0}, data=data, **arms)
 
 
 def split_sizes(network: str, sizes: Sequence[int]) -> dict[int, World]:
     """A network with all kinds of genes, by the size of the search split."""
-    setting = SETTINGS[network]
-    arms = {"activation_bits": (4, 8), "prune": {"ratios": RATIOS}, "drop": list(setting.drop)}
-    found = {}
-    for size in sizes:
-        data = {**setting.data, "search": size}
-        problem = joint(network, WEIGHTS, seed=0, model={"kind": network, "seed": 0}, data=data, **arms)
-        found[size] = _measured(f"{network}_{size}", problem)
-    return found
+    return {
+        size: _measured(f"{network}_{size}", network_problem(network, data={**SETTINGS[network].data, "search": size}))
+        for size in sizes
+    }
 
 
 def kinds(network: str) -> dict[str, World]:
@@ -209,7 +206,11 @@ def _canvas_resnet() -> World:
 
 def _canvas_mixed() -> World:
     """The same on mixed pairs, of which others of other images rank candidates alike: reproducible."""
-    arms = {"activation_bits": (4, 8), "prune": {"ratios": RATIOS}, "drop": list(SETTINGS["canvas_resnet"].drop)}
+    arms: dict[str, Any] = {
+        "activation_bits": (4, 8),
+        "prune": {"ratios": RATIOS},
+        "drop": list(SETTINGS["canvas_resnet"].drop),
+    }
     objectives = [{"kind": "kl_divergence", "mix": 1000}, "size"]
     return _measured("canvas_mixed", network_problem("canvas_resnet", objectives=objectives, **arms))
 

@@ -199,19 +199,19 @@ def test_the_table_is_asked_first_where_nothing_is_remembered() -> None:
     problem = planted()
     table = one_at_a_time_genomes(problem.space)
     searcher = problem.searcher()
-    asked = run(searcher, problem.measure, len(table) + 40)
+    asked = run(searcher, problem.measure, len(table) + 80)
     assert np.array_equal(asked[: len(table)], table)
-    assert proposers(searcher) == ["surrogate"] * 4
+    assert proposers(searcher) == ["surrogate"] * 8
 
 
 def test_the_smaller_the_budget_the_less_of_the_table_is_asked() -> None:
     problem = planted()
-    two, one = table_genomes(problem.space, 40), table_genomes(problem.space, 30)
+    two, one = table_genomes(problem.space, 50), table_genomes(problem.space, 30)
     assert (len(table_genomes(problem.space)), len(two), len(one)) == (25, 17, 9)
-    small, smaller, tiny = (run(problem.searcher(), problem.measure, n) for n in (40, 30, 9))
+    small, smaller, tiny = (run(problem.searcher(), problem.measure, n) for n in (50, 30, 9))
     assert np.array_equal(small[:17], two) and np.array_equal(smaller[:9], one)
     assert not np.array_equal(tiny[:9], one)
-    assert (len(small), len(smaller), len(tiny)) == (40, 30, 9)
+    assert (len(small), len(smaller), len(tiny)) == (50, 30, 9)
 
 
 def test_no_table_is_asked_where_one_was_remembered() -> None:
@@ -377,7 +377,7 @@ def test_genomes_may_be_asked_one_by_one() -> None:
     problem = planted(4)
     searcher = problem.searcher(batch_size=1)
     asked = run(searcher, problem.measure, 30)
-    assert len(asked) == 30 and len(searcher.rounds) == 30 - len(one_at_a_time_genomes(problem.space))
+    assert len(asked) == 30 and len(searcher.rounds) == 30 - len(table_genomes(problem.space, 30))
 
 
 def test_blocks_that_may_be_dropped_stay_canonical() -> None:
@@ -442,9 +442,9 @@ def test_worthless_predictions_leave_the_search_to_nsga2() -> None:
 def test_rounds_say_how_well_was_predicted() -> None:
     problem = planted()
     searcher = problem.searcher()
-    asked = run(searcher, problem.measure, 25 + 50)
-    assert [each.n_measured for each in searcher.rounds] == [25, 35, 45, 55, 65]
-    for each, genomes in zip(searcher.rounds, np.split(asked[25:], 5), strict=True):
+    asked = run(searcher, problem.measure, 25 + 80)
+    assert [each.n_measured for each in searcher.rounds] == list(range(25, 105, 10))
+    for each, genomes in zip(searcher.rounds, np.split(asked[25:], 8), strict=True):
         assert each.measured[:, 0] == pytest.approx(np.log10(problem.loss(genomes)))
         assert each.predicted.shape == (10, 1)
     assert np.mean([each.tau for each in searcher.rounds]) > 0.8
