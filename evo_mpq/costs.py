@@ -43,8 +43,8 @@ def tables_of(
         lead: the objective that tables are of.
         measure: measures genomes.
         cost: see `cost_of`.
-        left: measurements that are left before the table of sensitivities; None for any number.
-        methods_allowance: measurements that each method may make besides; None for any number.
+        left: measurements by ``measure`` that are left before the table of sensitivities; None for any number.
+        methods_allowance: likewise that each method may make besides; None for any number.
     """
     column = problem.objectives.index(lead)
 

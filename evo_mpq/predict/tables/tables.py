@@ -32,10 +32,10 @@ class Tables:
         measure: measures the loss of genomes, through the journal.
         compressor: makes candidates, for methods that look at weights and gradients.
         seed: of every random choice.
-        left: measurements that are left before the table of sensitivities, which takes a part of them; None for any
-            number.
-        methods_allowance: measurements that each method may make besides, for contributions, pairs or coefficients;
+        left: measurements by ``measure`` that are left before the table of sensitivities, which takes a part of them;
             None for any number.
+        methods_allowance: likewise that each method may make besides, for contributions, pairs or coefficients; None for
+            any number.
     """
 
     space: SearchSpace
