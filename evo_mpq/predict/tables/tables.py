@@ -34,8 +34,8 @@ class Tables:
         seed: of every random choice.
         left: measurements by ``measure`` that are left before the table of sensitivities, which takes a part of them;
             None for any number.
-        methods_allowance: likewise that each method may make besides, for contributions, pairs or coefficients; None for
-            any number.
+        methods_allowance: likewise that each method may make besides, for contributions, pairs or coefficients; None
+            for any number.
     """
 
     space: SearchSpace
