@@ -313,7 +313,7 @@ def blocks_of(name: str) -> tuple[str, ...]:
 @cache
 def compressor_of(
     name: str,
-    rounding: str = "gptq",
+    rounding: str = "descent",
     correction: Any = "scale_bias",
     edges: int | None = 8,
     symmetric: bool = True,

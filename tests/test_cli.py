@@ -421,7 +421,8 @@ def test_an_exported_file_is_as_long_as_the_size_objective_and_a_policy_is_json(
     document = json.loads((tmp_path / "policy.json").read_text())
     assert document["policy"] == member["policy"] and document["search"] == member["search"]
     assert (
-        document["compressor"]["weights"]["rounding"] == "gptq" and document["compressor"]["correction"] == "scale_bias"
+        document["compressor"]["weights"]["rounding"] == "descent"
+        and document["compressor"]["correction"] == "scale_bias"
     )
     command("export", finished / "out", "--pick", member["id"], "--out", tmp_path / "x", "--format", "policy")
     assert json.loads((tmp_path / "x").read_text()) == document

@@ -111,7 +111,7 @@ MISTAKES = {
     "quantizer: {weights: {granularity: `chanel}}": "quantizer.weights.granularity: must be channel, tensor, or",
     "quantizer: {weights: {granularity: `64}}": "quantizer.weights.granularity: must be channel",
     "quantizer: {weights: {granularity: {group: `0}}}": "quantizer.weights.granularity.group: must be a whole number",
-    "quantizer: {weights: {rounding: `gtpq}}": "quantizer.weights.rounding: must be gptq or nearest",
+    "quantizer: {weights: {rounding: `gtpq}}": "quantizer.weights.rounding: must be descent, gptq or nearest",
     "objectives: `[]": "objectives: must not be empty",
     "objectives: [{kind: size, direction: `down}]": "objectives[0].direction: must be minimize or maximize",
     'constraints: ["size <= 1 kB", `"size < 40 kB"]': "constraints[1]: 'size < 40 kB' is not a bound;",
@@ -281,7 +281,7 @@ def test_the_least_has_every_default(tmp_path):
             "architecture": {"drop": []},
         },
         "quantizer": {
-            "weights": {"symmetric": True, "granularity": "channel", "clip": "mse", "rounding": "gptq"},
+            "weights": {"symmetric": True, "granularity": "channel", "clip": "mse", "rounding": "descent"},
             "activations": {"clip": "mse", "edges": 8},
         },
         "correction": "scale_bias",
@@ -679,7 +679,7 @@ spoken = st.fixed_dictionaries(
                         "symmetric": st.booleans(),
                         "granularity": st.sampled_from(["channel", "tensor", "group of 3", {"group": 7}]),
                         "clip": clips,
-                        "rounding": st.sampled_from(["gptq", "nearest"]),
+                        "rounding": st.sampled_from(["descent", "gptq", "nearest"]),
                     },
                 ),
                 "activations": st.fixed_dictionaries(

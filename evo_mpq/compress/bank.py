@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from evo_mpq.compress.channels import Channels, WeightForm
+from evo_mpq.compress.descent import closest_codes
 from evo_mpq.compress.gptq import compensated, gptq_codes, inverse_factor
-from evo_mpq.compress.quantizers import UNTOUCHED_BITS, WeightGrid, WeightQuantizer
+from evo_mpq.compress.quantizers import UNTOUCHED_BITS, WeightGrid, WeightQuantizer, stored_vector
 from evo_mpq.network.layers import Layer
 
 
@@ -123,7 +124,7 @@ class WeightBank:
         whole = self(layer, form._replace(row_ratio=0.0))
         grid = whole.grid
         if grid is not None:
-            grid = replace(grid, scale=grid.scale[rows], zero_point=grid.zero_point[rows])
+            grid = grid.of_rows(rows)
         return compressed_weight(layer, grid, whole.matrix[rows], rows, whole.columns)
 
     def _compress(self, layer: Layer, form: WeightForm) -> CompressedWeight:
@@ -134,10 +135,10 @@ class WeightBank:
         if form.bits == UNTOUCHED_BITS:
             return compressed_weight(layer, None, matrix, None, columns)
         grid = self._quantizer.grid(matrix, form.bits)
-        if self._quantizer.rounding == "gptq" and layer.name in self._grams:
-            codes = self._gptq(matrix, grid, layer, form, columns)
-        else:
+        if self._quantizer.rounding == "nearest" or layer.name not in self._grams:
             codes = grid.round(matrix)
+        else:
+            grid, codes = self._least_squares(matrix, grid, layer, form, columns)
         return compressed_weight(layer, grid, codes.to(torch.int16), None, columns)
 
     def _without_columns(self, layer: Layer, matrix: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
@@ -145,24 +146,31 @@ class WeightBank:
             return compensated(matrix, self._grams[layer.name][0], columns)  # grouped convolutions lose no columns
         return matrix[:, columns]
 
-    def _gptq(
+    def _least_squares(
         self,
         matrix: torch.Tensor,
         grid: WeightGrid,
         layer: Layer,
         form: WeightForm,
         columns: torch.Tensor | None,
-    ) -> torch.Tensor:
+    ) -> tuple[WeightGrid, torch.Tensor]:
+        """The grid and codes that change the layer's outputs on the calibration inputs least."""
+        grams = self._grams[layer.name]
+        if columns is not None:
+            grams = grams[:, columns][:, :, columns]
         key = (layer.name, form.column_ratios)
         if key not in self._factors:
-            grams = self._grams[layer.name]
-            remaining = grams if columns is None else grams[:, columns][:, :, columns]
-            self._factors[key] = [inverse_factor(gram) for gram in remaining]
-        factors = self._factors[key]
-        rows = len(matrix) // len(factors)
-        parts = []
-        for i, factor in enumerate(factors):
+            self._factors[key] = [inverse_factor(gram) for gram in grams]
+        rows = len(matrix) // len(grams)
+        scales, codes = [], []
+        for i, (gram, factor) in enumerate(zip(grams, self._factors[key], strict=True)):
             part = slice(i * rows, (i + 1) * rows)
-            own = replace(grid, scale=grid.scale[part], zero_point=grid.zero_point[part])
-            parts.append(gptq_codes(matrix[part], own, factor))
-        return torch.cat(parts)
+            own = grid.of_rows(part)
+            if self._quantizer.rounding == "descent":
+                own, rounded = closest_codes(matrix[part], own, gram, factor, fit_ranges=self._quantizer.fits_ranges)
+            else:
+                rounded = gptq_codes(matrix[part], own, factor)
+            scales.append(own.scale)
+            codes.append(rounded)
+        scale = torch.cat(scales)
+        return replace(grid, scale=stored_vector(scale.flatten()).view_as(scale)), torch.cat(codes)

@@ -195,7 +195,7 @@ class Compressor:
             self.network.edges,
             self.network.calibration_inputs,
             centred=self.correction != "none",
-            second_moments=self.quantizer.rounding == "gptq"
+            second_moments=self.quantizer.rounding != "nearest"
             or (self.pruning.compensate and bool(self.network.prune_groups)),
         )
 

@@ -6,8 +6,19 @@ import torch
 
 from evo_mpq.compress.quantizers import WeightGrid
 
-_BLOCK = 128
-_DAMPING = 0.01
+DAMPING = 0.01
+"""Of the mean diagonal of second moments, added to it."""
+
+_BLOCK = 32  # columns that errors are spread over one by one; over those that follow, all at once
+
+
+def damped(gram: torch.Tensor, damping: float = DAMPING) -> torch.Tensor:
+    """Second moments plus a share of their mean diagonal, float64; columns that never vary count as average ones."""
+    gram = gram.double().clone()
+    diagonal = gram.diagonal()
+    active = diagonal > 0
+    diagonal[~active] = diagonal[active].mean() if active.any() else 1.0
+    return gram + damping * diagonal.mean() * torch.eye(len(gram), dtype=gram.dtype)
 
 
 def inverse_factor(gram: torch.Tensor) -> torch.Tensor:
@@ -16,19 +27,14 @@ def inverse_factor(gram: torch.Tensor) -> torch.Tensor:
     Damping is 1 % of the mean diagonal, and ten times more as often as the factorization fails.
 
     Args:
-        gram: ``(columns, columns)`` second moments, float64; columns that never vary count as average ones.
+        gram: ``(columns, columns)`` second moments, float64.
 
     Returns:
         ``(columns, columns)`` float32.
     """
-    gram = gram.double().clone()
-    diagonal = gram.diagonal()
-    active = diagonal > 0
-    diagonal[~active] = diagonal[active].mean() if active.any() else 1.0
-    damping = _DAMPING * float(diagonal.mean())
-    identity = torch.eye(len(gram), dtype=gram.dtype)
+    damping = DAMPING
     for _ in range(8):
-        factor, failed = torch.linalg.cholesky_ex(gram + damping * identity)
+        factor, failed = torch.linalg.cholesky_ex(damped(gram, damping))
         if not int(failed):
             inverse: torch.Tensor = torch.cholesky_inverse(factor)
             upper: torch.Tensor = torch.linalg.cholesky(inverse, upper=True)
@@ -62,7 +68,7 @@ def gptq_codes(matrix: torch.Tensor, grid: WeightGrid, factor: torch.Tensor) -> 
             code = grid.round(current, column)
             codes[:, column : column + 1] = code
             error = (current - grid.dequantize(code, column)) / factor[column, column]
-            weights[:, column:stop] -= error * factor[column, column:stop]
+            weights[:, column:stop].addcmul_(error, factor[column, column:stop], value=-1)
             errors[:, column - start : column - start + 1] = error
         weights[:, stop:] -= errors @ factor[start:stop, stop:]
     return codes
@@ -85,7 +91,7 @@ def compensated(matrix: torch.Tensor, gram: torch.Tensor, columns: torch.Tensor)
     kept = torch.zeros(matrix.shape[1], dtype=torch.bool)
     kept[columns] = True
     own = gram[kept][:, kept].double()
-    damping = _DAMPING * float(own.diagonal().mean()) or 1.0
+    damping = DAMPING * float(own.diagonal().mean()) or 1.0
     own.diagonal().add_(damping)
     share = torch.linalg.solve(own, gram[kept][:, ~kept].double())  # (kept, removed)
     change: torch.Tensor = matrix[:, ~kept].double() @ share.T

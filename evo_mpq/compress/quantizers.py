@@ -8,7 +8,7 @@ symmetric weights ``-2**(b-1) … 2**(b-1)-1`` around a zero point of 0, asymmet
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -39,11 +39,20 @@ class WeightGrid:
     group_size: int
     lowest: int
 
+    @property
+    def highest(self) -> int:
+        """The largest code."""
+        return self.lowest + int(2**self.bits) - 1
+
+    def of_rows(self, rows: torch.Tensor | slice) -> WeightGrid:
+        """The grid of some rows."""
+        return replace(self, scale=self.scale[rows], zero_point=self.zero_point[rows])
+
     def round(self, matrix: torch.Tensor, first_column: int = 0) -> torch.Tensor:
         """Nearest codes (float tensor of integers) of columns ``first_column …`` of the matrix, ``(rows, n)``."""
         groups = torch.arange(first_column, first_column + matrix.shape[1]) // self.group_size
         codes = torch.round(matrix / self.scale[:, groups]) + self.zero_point[:, groups]
-        return codes.clamp_(self.lowest, self.lowest + 2**self.bits - 1)
+        return codes.clamp_(self.lowest, self.highest)
 
     def dequantize(self, codes: torch.Tensor, first_column: int = 0) -> torch.Tensor:
         """The weights that the codes of columns ``first_column …`` stand for, ``(rows, n)`` float32."""
@@ -56,7 +65,12 @@ class WeightQuantizer(Protocol):
 
     @property
     def rounding(self) -> str:
-        """``"nearest"`` or ``"gptq"``."""
+        """``"nearest"``, ``"gptq"`` or ``"descent"``."""
+        ...
+
+    @property
+    def fits_ranges(self) -> bool:
+        """Whether ``"descent"`` may give rows other scales, which change the layer's outputs less."""
         ...
 
     @property
@@ -89,13 +103,18 @@ class UniformAffine:
         symmetric: zero points are 0.
         granularity: ``"tensor"``, ``"channel"`` or the number of columns of a group.
         clip: ``"minmax"``, ``"mse"`` (range of least squared error), or a percentile of magnitudes, e.g. 99.9.
-        rounding: ``"gptq"`` (Frantar et al. 2023) or ``"nearest"``.
+        rounding: ``"descent"`` (see `compress.descent`), ``"gptq"`` (Frantar et al. 2023) or ``"nearest"``.
     """
 
     symmetric: bool = True
     granularity: str | int = "channel"
     clip: str | float = "mse"
-    rounding: str = "gptq"
+    rounding: str = "descent"
+
+    @property
+    def fits_ranges(self) -> bool:
+        """Ranges of least squared error are those of the outputs, where every row has its own."""
+        return self.clip == "mse" and self.granularity != "tensor"
 
     def group_size(self, n_columns: int) -> int:
         """Columns that share a scale."""

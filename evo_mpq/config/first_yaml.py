@@ -70,9 +70,9 @@ objectives: [kl_divergence, size]
 search: {{algorithm: nsga2, population: 10, evaluations: 400}}
 
 # How numbers become integers: granularity channel, tensor or {{group: 64}}; clip mse, minmax or
-# {{percentile: 99.9}}; rounding gptq or nearest; edges 8 or none.
+# {{percentile: 99.9}}; rounding descent, gptq or nearest; edges 8 or none.
 #quantizer:
-#  weights: {{symmetric: true, granularity: channel, clip: mse, rounding: gptq}}
+#  weights: {{symmetric: true, granularity: channel, clip: mse, rounding: descent}}
 #  activations: {{clip: mse, edges: 8}}
 
 # Matches each channel's mean (bias) and spread (scale_bias) with the float network's; or none.

@@ -100,7 +100,7 @@ Clip: TypeAlias = Annotated[
         _only_key("percentile", "Where the range ends.", type="number", exclusiveMinimum=50, maximum=100),
     ),
 ]
-Rounding: TypeAlias = Annotated[Literal["gptq", "nearest"], _choice("gptq", "nearest")]
+Rounding: TypeAlias = Annotated[Literal["descent", "gptq", "nearest"], _choice("descent", "gptq", "nearest")]
 Edges: TypeAlias = Annotated[Literal[8, "none"], _choice(8, "none")]
 Correction: TypeAlias = Annotated[Literal["none", "bias", "scale_bias"], _choice("none", "bias", "scale_bias")]
 Algorithm: TypeAlias = Annotated[Literal["nsga2", "random", "exhaustive"], _choice("nsga2", "random", "exhaustive")]
@@ -310,8 +310,10 @@ class WeightSettings(Section):
     clip: Clip = "mse"
     """Where the range ends: at the least squared error, the extremes, or {percentile: 99.9} of magnitudes."""
 
-    rounding: Rounding = "gptq"
-    """With gptq, later weights of a row correct the rounding of earlier ones; nearest rounds each alone."""
+    rounding: Rounding = "descent"
+    """With gptq, later weights of a row correct the rounding of earlier ones; descent begins there, with several
+    ranges, and moves single weights as long as the layer's outputs come closer to the float ones; nearest rounds each
+    alone."""
 
     def plain(self) -> dict[str, Any]:
         """The section as YAML can say it."""

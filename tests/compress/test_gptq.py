@@ -8,20 +8,9 @@ from torch.nn import functional
 
 from evo_mpq.compress.gptq import gptq_codes, inverse_factor
 from evo_mpq.compress.quantizers import UniformAffine
+from tests.least_squares import gram_of, problem
 
 SEEDS = range(6)
-
-
-def problem(seed: int, rows: int = 6, columns: int = 16, samples: int = 80) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weights and correlated inputs, as activations are."""
-    generator = torch.Generator().manual_seed(seed)
-    mixing = torch.randn(columns, columns, generator=generator) / columns**0.5 + torch.eye(columns)
-    inputs = torch.randn(samples, columns, generator=generator) @ mixing
-    return torch.randn(rows, columns, generator=generator), inputs
-
-
-def gram_of(inputs: torch.Tensor) -> torch.Tensor:
-    return (inputs.T.double() @ inputs.double()) / len(inputs)
 
 
 def output_error(matrix: torch.Tensor, rounded: torch.Tensor, inputs: torch.Tensor) -> float:

@@ -39,6 +39,7 @@ from evo_mpq.network.data.thinning import thinned_positions
 from evo_mpq.space.policy import LayerPolicy, Policy
 
 SETTINGS: list[dict[str, Any]] = [
+    {"rounding": "descent", "correction": "scale_bias", "edges": 8},
     {"rounding": "gptq", "correction": "scale_bias", "edges": 8},
     {"rounding": "nearest", "correction": "none", "edges": None},
     {"rounding": "gptq", "correction": "bias", "edges": None},
