@@ -1,4 +1,4 @@
-"""What do GPTQ and the statistics correction do for uniform bits of every built-in network?"""
+"""What do rounding and the statistics correction do for uniform bits of every built-in network?"""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from evo_mpq.space.policy import Policy
 ARMS = {
     "neither": ("nearest", "none"),
     "correction": ("nearest", "scale_bias"),
-    "GPTQ": ("gptq", "none"),
-    "both": ("gptq", "scale_bias"),
+    "descent": ("descent", "none"),
+    "GPTQ + correction": ("gptq", "scale_bias"),
+    "descent + correction": ("descent", "scale_bias"),
 }
 UNTOUCHED = 32
 DIGITS = [name for name in BUILT_IN if name.startswith("digits")]
@@ -59,7 +60,7 @@ def main() -> None:
             accuracy = [f"{100 * np.median(values[:, i, 1]):.1f}" for values in found.values()]
             rows.append([network, name, *kl, *accuracy])
     show(
-        "What do GPTQ and the statistics correction do for uniform bits of every built-in network?",
+        "What do rounding and the statistics correction do for uniform bits of every built-in network?",
         ["network", "bits", *(f"KL, {arm}" for arm in ARMS), *(f"%, {arm}" for arm in ARMS)],
         rows,
         f"Test KL to the float network in nats and test accuracy; medians (and ranges) of {arguments.seeds} seeds of "

@@ -117,8 +117,9 @@ class Contest:
         nearest = {"quantizer": {"weights": {"rounding": "nearest"}}}
         searches = {
             "without correction": {"correction": "none"},
-            "without GPTQ": nearest,
-            "without both": {"correction": "none", **nearest},
+            "GPTQ alone": {"quantizer": {"weights": {"rounding": "gptq"}}},
+            "to nearest": nearest,
+            "to nearest, without correction": {"correction": "none", **nearest},
         }
         arms = {
             name: ours.searched(self.task, self._sizes, WEIGHT_BITS, self._evaluations, **variation)
@@ -245,7 +246,7 @@ def show_allocations(contests: Sequence[Contest], budgets: Sequence[float], tabl
         f"C, {contests[0].task.name}: every allocation in one quantizer with one correction",
         ["bits", "allocation of", "average", "test KL", "ours minus theirs (95 %)", "ours is"],
         rows,
-        "GPTQ and correction, evo-mpq's default, whatever the allocation was made for. Paired by test sample.",
+        "rounding and correction, evo-mpq's default, whatever the allocation was made for. Paired by test sample.",
         seeds_remark(contests),
         "",
     )

@@ -6,11 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from least_squares import gram_of, problem
 
 from evo_mpq.compress.descent import FRACTIONS, closest_codes, descended
 from evo_mpq.compress.gptq import damped, gptq_codes, inverse_factor
 from evo_mpq.compress.quantizers import UniformAffine, WeightGrid, stored_vector
-from tests.least_squares import gram_of, problem
 
 GRANULARITIES = ["tensor", "channel", 5]
 

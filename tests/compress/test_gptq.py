@@ -4,11 +4,11 @@ import itertools
 
 import pytest
 import torch
+from least_squares import gram_of, problem
 from torch.nn import functional
 
 from evo_mpq.compress.gptq import gptq_codes, inverse_factor
 from evo_mpq.compress.quantizers import UniformAffine
-from tests.least_squares import gram_of, problem
 
 SEEDS = range(6)
 
