@@ -20,7 +20,10 @@ MOST_MULTIPLICATIONS = 3e9
 """Rows times squared columns, times fractions: a few tenths of a second of GPTQ."""
 
 MOST_DESCENDED = 5
-"""Ranges of a row whose codes are improved, those that GPTQ did best with."""
+"""Ranges of a row whose codes are improved, those that GPTQ did best with; fewer in a large layer."""
+
+MOST_IN_DESCENT = 5e8
+"""Rows times squared columns, times ranges whose codes are improved: about a second."""
 
 SWEEPS = 3
 """Over all blocks of columns; after the first, few codes move."""
@@ -59,7 +62,8 @@ def closest_codes(
         zero_points = grid.zero_point.repeat(len(fractions), 1)
         grid = replace(grid, scale=scales.view_as(zero_points), zero_point=zero_points)
     codes = gptq_codes(weights, grid, factor)
-    best = _least(_errors(weights, grid, codes, gram), len(matrix), MOST_DESCENDED)
+    n_descended = max(1, min(MOST_DESCENDED, int(MOST_IN_DESCENT / _work(matrix))))
+    best = _least(_errors(weights, grid, codes, gram), len(matrix), n_descended)
     weights, grid = weights[best], grid.of_rows(best)
     codes = descended(weights, grid, codes[best], gram)
     best = _least(_errors(weights, grid, codes, gram), len(matrix), 1)
@@ -147,11 +151,16 @@ def _room(codes: torch.Tensor, grid: WeightGrid) -> tuple[torch.Tensor, torch.Te
     return floor, torch.full_like(codes, torch.inf).masked_fill_(codes >= grid.highest, 0.0)
 
 
-def _affordable_fractions(matrix: torch.Tensor) -> Sequence[float]:
+def _work(matrix: torch.Tensor) -> int:
+    """Multiplications that GPTQ of a layer takes, about."""
     rows, columns = matrix.shape
+    return rows * columns**2
+
+
+def _affordable_fractions(matrix: torch.Tensor) -> Sequence[float]:
     for stride in STRIDES:
         fractions = FRACTIONS[::stride]
-        if len(fractions) * rows * columns**2 <= MOST_MULTIPLICATIONS:
+        if len(fractions) * _work(matrix) <= MOST_MULTIPLICATIONS:
             break
     return fractions
 
