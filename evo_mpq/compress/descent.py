@@ -130,18 +130,17 @@ def _descended_block(
         helps = (gain > 0).squeeze(1)
         if not helps.all():
             result[active] = codes
-            if not helps.any():
-                break
             active, column, codes, pulls = active[helps], column[helps], codes[helps], pulls[helps]
             steps, costs, floor, ceiling = steps[helps], costs[helps], floor[helps], ceiling[helps]
+        if not len(active):
+            break
         move = pulls.gather(1, column).sign_()
         moved = codes.gather(1, column) + move
         codes.scatter_(1, column, moved)
         for bounds, bound in zip((floor, ceiling), _room(moved, grid), strict=True):
             bounds.scatter_(1, column, bound)
         pulls.addcmul_(gram[column.squeeze(1)].mul_(steps), move * steps.gather(1, column), value=-1)
-    else:
-        result[active] = codes
+    result[active] = codes
     return result
 
 
