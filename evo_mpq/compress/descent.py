@@ -40,7 +40,7 @@ def closest_codes(
     """A grid and codes of little squared error ``(W - Q) G (W - Q)^T`` of every row: of the outputs, not the weights.
 
     GPTQ is run with several ranges a row; the codes of the best are improved one step of one code at a time. On a
-    10-layer CNN at 2, 3 and 4 bits the KL to the float network is .72, .61 and .92 times that of GPTQ alone, the
+    10-layer CNN at 2, 3 and 4 bits the KL to the float network is .72, .65 and .94 times that of GPTQ alone, the
     statistics correction included.
 
     Args:
