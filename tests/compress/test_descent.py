@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from least_squares import gram_of, problem
 
-from evo_mpq.compress.descent import FRACTIONS, closest_codes, descended
+from evo_mpq.compress import descent
+from evo_mpq.compress.descent import closest_codes, descended
 from evo_mpq.compress.gptq import damped, gptq_codes, inverse_factor
 from evo_mpq.compress.quantizers import UniformAffine, WeightGrid, stored_vector
 
@@ -111,5 +112,23 @@ def test_inputs_without_any_variance_are_rounded_to_nearest() -> None:
     assert torch.equal(codes, found.round(matrix))
 
 
-def test_a_range_is_tried_as_it_is() -> None:
-    assert 1.0 in FRACTIONS
+@pytest.mark.parametrize("stride", descent.STRIDES)
+def test_the_range_of_the_weights_is_among_those_that_are_tried(stride: int) -> None:
+    assert 1.0 in descent.FRACTIONS[::stride]
+
+
+@pytest.mark.parametrize("most", [0, 2e4])
+def test_large_layers_are_rounded_no_worse_than_by_gptq_with_fewer_ranges(
+    most: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matrix, inputs = problem(3, rows=9, columns=40)
+    grid, gram = UniformAffine().grid(matrix, 2), gram_of(inputs)
+    factor = inverse_factor(gram)
+    whole = closest_codes(matrix, grid, gram, factor, fit_ranges=True)
+    monkeypatch.setattr(descent, "MOST_MULTIPLICATIONS", most)
+    monkeypatch.setattr(descent, "MOST_IN_DESCENT", most)
+    monkeypatch.setattr(descent, "_ROWS", 4)
+    few = closest_codes(matrix, grid, gram, factor, fit_ranges=True)
+    plain = errors(matrix, grid, gptq_codes(matrix, grid, factor), gram)
+    assert torch.all(errors(matrix, *few, gram) <= plain * (1 + 1e-3))
+    assert errors(matrix, *whole, gram).sum() < errors(matrix, *few, gram).sum()

@@ -69,12 +69,12 @@ def wanted_of(compressor: Compressor, policy: Policy) -> torch.Tensor:
     return torch.cat(networks.outputs_of(module, compressor.network.splits.search))
 
 
-def assert_same(found: torch.Tensor, wanted: torch.Tensor, largest: float = 0.1) -> None:
-    """Four of five outputs are equal to float precision, and all are near; see the top of this file."""
+def assert_same(found: torch.Tensor, wanted: torch.Tensor, largest: float = 0.1, equal: float = 0.9) -> None:
+    """Nine of ten outputs are equal to float precision, and all are near; see the top of this file."""
     scale = float(wanted.abs().max()) + 1e-9
     difference = (found - wanted).abs() / scale
     assert found.shape == wanted.shape
-    assert float((difference < 1e-4).double().mean()) >= 0.8
+    assert float((difference < 1e-4).double().mean()) >= equal
     assert float(difference.max()) < largest
 
 
@@ -171,7 +171,7 @@ class TestOutputs:
         for bits, activation_bits in ((4, 8), (2, 4), (8, 8)):
             policy = uniform(compressor, bits, activation_bits)
             found = outputs_of(content_of(compressor, policy, exact=True), compressor)
-            assert_same(found, wanted_of(compressor, policy))
+            assert_same(found, wanted_of(compressor, policy), equal=0.8)  # of 20 samples, two or three had a code move
 
     @pytest.mark.parametrize("name", ["digits_vit", "tied_tokens", "products"])
     def test_blocks_of_four_bits_compute_nearly_the_same(self, name):
