@@ -292,6 +292,7 @@ def search(
     correction: str = "scale_bias",
     objectives: Sequence[Any] | None = None,
     constraints: Sequence[str] = (),
+    picks: Sequence[str] = (),
     metrics: Sequence[Any] | None = None,
     algorithm: str = "nsga2",
     population: int | None = None,
@@ -324,6 +325,7 @@ def search(
         correction: ``"scale_bias"``, ``"bias"`` or ``"none"``.
         objectives: names, mappings or objects; default: ``kl_divergence`` and ``size``.
         constraints: such as ``"accuracy >= 0.95"``.
+        picks: bounds that you will pick points within, such as ``"size <= 40 kB"``; see the YAML's ``search: picks``.
         metrics: reported on the test split besides.
         algorithm: ``"nsga2"``, ``"random"`` or ``"exhaustive"``.
         population: candidates per generation; default: 10, and 20 for three or more objectives.
@@ -366,7 +368,7 @@ def search(
         "objectives": objectives,
         "constraints": constraints,
         "metrics": metrics,
-        "search": {"algorithm": algorithm, "population": population, "fitness": fitness, **budget},
+        "search": {"algorithm": algorithm, "population": population, "fitness": fitness, "picks": picks, **budget},
         "compute": {"workers": 1, **(compute or {}), **({} if workers is None else {"workers": workers})},
     }
     settings = validate(values)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import numpy as np
 
-from evo_mpq.errors import ConfigError, Mistake
+from evo_mpq.errors import ConfigError, Mistake, Mistakes
 from evo_mpq.measure.candidate import Candidate
 from evo_mpq.measure.executors import InProcess
 from evo_mpq.measure.measurer import Measurer
+from evo_mpq.measure.objectives import Constraint
 from evo_mpq.optimize.starts import uniform_ladder
 from evo_mpq.problem import Problem
 from evo_mpq.space.search_space import Genome, SearchSpace
@@ -22,7 +23,7 @@ _MOST_ROUNDS = 20
 
 
 def refuse_infeasible(problem: Problem) -> None:
-    """Refuses constraints on free quantities that no genome was found to keep.
+    """Refuses constraints on free quantities, or picks together with them, that no genome was found to keep.
 
     From the genome with the least violation among the extremes, the uniform recipes and random ones, one gene after
     the other is set to its best value. Where the quantities are sums over layers, as sizes and operations are, this
@@ -31,7 +32,17 @@ def refuse_infeasible(problem: Problem) -> None:
     Raises:
         ConfigError: with the nearest values that were found.
     """
-    constraints = [constraint for constraint in problem.constraints if constraint.quantity.form == "free"]
+    _refuse(problem, problem.constraints, ("constraints",))
+    mistakes = Mistakes()
+    for place, pick in enumerate(problem.picks):
+        with mistakes.about():
+            _refuse(problem, (*problem.constraints, *pick), ("search", "picks", place))
+    mistakes.check()
+
+
+def _refuse(problem: Problem, bounds: Sequence[Constraint], path: tuple[str | int, ...]) -> None:
+    """Refuses bounds, which stand at a path of the settings, that no genome was found to keep."""
+    constraints = [constraint for constraint in bounds if constraint.quantity.form == "free"]
     if not constraints:
         return
     executor = InProcess(problem.compressor, problem.quantities, problem.settings.compute.memory_bytes)
@@ -52,7 +63,7 @@ def refuse_infeasible(problem: Problem) -> None:
         if constraint.violation(np.array([constraint.quantity.value(candidate)]))[0] > 0
     )
     message = f"no candidate of the space keeps {values}. Loosen the bound, or offer cheaper options in the space"
-    raise ConfigError([Mistake(("constraints",), message)])
+    raise ConfigError([Mistake(path, message)])
 
 
 def _least(space: SearchSpace, total: _Total) -> tuple[Genome, float]:

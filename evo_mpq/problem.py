@@ -92,6 +92,11 @@ class Problem:
         return self.measured.constraints
 
     @property
+    def picks(self) -> tuple[tuple[Constraint, ...], ...]:
+        """Bounds on objectives that points will be picked within."""
+        return self.measured.picks
+
+    @property
     def device(self) -> str:
         """Where candidates are measured."""
         return device_name(self.settings.compute.device)

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from evo_mpq import plugins
 from evo_mpq.config import ObjectiveSettings, Settings, did_you_mean
 from evo_mpq.errors import ConfigError, Mistake, Mistakes
-from evo_mpq.measure.bounds import bounded_name, parse_bound
+from evo_mpq.measure.bounds import Bound, bounded_name, parse_bound, parse_bounds
 from evo_mpq.measure.candidate import Candidate
 from evo_mpq.measure.objectives import Constraint, Quantity, as_quantity, probe, unique_names
 
@@ -29,11 +29,13 @@ class Quantities:
         objectives: what the front trades off.
         metrics: what is reported on the test split besides; objectives may be among them.
         constraints: bounds on objectives, metrics or other quantities.
+        picks: bounds on objectives that points will be picked within, all of an entry at once.
     """
 
     objectives: tuple[Quantity, ...]
     metrics: tuple[Quantity, ...] = ()
     constraints: tuple[Constraint, ...] = ()
+    picks: tuple[tuple[Constraint, ...], ...] = ()
 
     @property
     def all(self) -> tuple[Quantity, ...]:
@@ -63,8 +65,14 @@ class Quantities:
         return Quantities(
             tuple(final[quantity.name] for quantity in self.objectives),
             tuple(final[quantity.name] for quantity in self.metrics),
-            tuple(replace(bound, quantity=final[bound.quantity.name]) for bound in self.constraints),
+            _of(final, self.constraints),
+            tuple(_of(final, bounds) for bounds in self.picks),
         )
+
+
+def _of(quantities: Mapping[str, Quantity], bounds: Sequence[Constraint]) -> tuple[Constraint, ...]:
+    """Bounds on quantities of the same names."""
+    return tuple(replace(bound, quantity=quantities[bound.quantity.name]) for bound in bounds)
 
 
 def read_quantities(settings: Settings, base: Path | None) -> Quantities:
@@ -87,11 +95,14 @@ def read_quantities(settings: Settings, base: Path | None) -> Quantities:
     with mistakes.about():
         _check_names(read)
     constraints = _constraints(settings.constraints, list(read.values()), mistakes)
+    objectives = tuple(read[place] for path, place in places.items() if path[0] == "objectives" and place in read)
+    picks = _picks(settings.search.picks, objectives, mistakes)
     mistakes.check()
     return Quantities(
-        tuple(read[place] for path, place in places.items() if path[0] == "objectives"),
+        objectives,
         tuple(read[place] for path, place in places.items() if path[0] == "metrics"),
         constraints,
+        picks,
     )
 
 
@@ -161,6 +172,35 @@ def _constraints(texts: Sequence[str], known: Sequence[Quantity], mistakes: Mist
             bound = parse_bound(text, {name: quantity.unit})
             constraints.append(Constraint(quantity, bound.comparison, bound.value))
     return tuple(constraints)
+
+
+def _picks(
+    texts: Sequence[str], objectives: Sequence[Quantity], mistakes: Mistakes
+) -> tuple[tuple[Constraint, ...], ...]:
+    """The bounds on objectives that texts state."""
+    by_name = {objective.name: objective for objective in objectives}
+    units = {name: objective.unit for name, objective in by_name.items()}
+    complete = not mistakes.found  # otherwise an unknown name may only be a consequence
+    picks = []
+    for place, text in enumerate(texts if complete else ()):
+        with mistakes.about("search", "picks", place):
+            picks.append(tuple(_pick(bound, by_name) for bound in parse_bounds(text, units)))
+    return tuple(picks)
+
+
+def _pick(bound: Bound, objectives: Mapping[str, Quantity]) -> Constraint:
+    """A bound on an objective that leaves what is better."""
+    objective = objectives.get(bound.name)
+    if objective is None:
+        raise ConfigError(
+            f'"{bound.name}" is no objective{did_you_mean(bound.name, objectives)}; points are picked within bounds on '
+            f"{', '.join(objectives)}"
+        )
+    constraint = Constraint(objective, bound.comparison, bound.value)
+    if not constraint.leaves_better:
+        better, comparison = ("lower", "<=") if objective.direction == "minimize" else ("higher", ">=")
+        raise ConfigError(f"{bound.name} is better when {better}: say {bound.name} {comparison} the worst to pick")
+    return constraint
 
 
 def _bounded(name: str, known: Mapping[str, Any]) -> Quantity:

@@ -106,7 +106,25 @@ def make_searcher(problem: Problem, budget: Budget | None = None) -> Searcher:
         measured_constraints=[column for column, name in enumerate(constraints) if name not in computed],
         model=settings.fitness.surrogate,
         after=work_after(problem) if computing else None,
+        picks=pick_limits(problem),
     )
+
+
+def pick_limits(problem: Problem) -> FloatMatrix:
+    """``(k, n_objectives)`` most losses of the points that will be picked, infinite where any will do.
+
+    Without picks in the settings, the constraints on computed objectives are one: who has so much memory uses it all.
+    """
+    named = {quantity.name: column for column, quantity in enumerate(problem.objectives)}
+    bounding = [bound for bound in problem.constraints if bound.quantity.name in named and bound.leaves_better]
+    picks = problem.picks or ([bound for bound in bounding if bound.quantity.form == "free"],)
+    limits = np.full((len(picks), len(named)), np.inf)
+    for limit, bounds in zip(limits, picks, strict=True):
+        for bound in bounds:
+            column, loss = named[bound.quantity.name], bound.quantity.loss(np.array([bound.bound]))
+            limit[column] = min(limit[column], loss[0])
+    bounded: FloatMatrix = limits[np.any(np.isfinite(limits), axis=1)]
+    return bounded
 
 
 def work_after(problem: Problem) -> FloatVector:

@@ -14,12 +14,13 @@ from evo_mpq.optimize.loop import Screen, Start
 from evo_mpq.optimize.searcher import first_of_new
 from evo_mpq.optimize.seeders.waterfill import allocation_gain
 from evo_mpq.optimize.starts import uniform_ladder
+from evo_mpq.predict.factored import FactoredFunction
 from evo_mpq.predict.tables.sensitivities import least_table, table_genomes
 from evo_mpq.predict.tables.tables import Tables
 from evo_mpq.problem import Problem
 from evo_mpq.results.front import GenomeKey
 from evo_mpq.searching import TABLE, Asked, Sketches, needs_tables
-from evo_mpq.typing import Genomes
+from evo_mpq.typing import FloatVector, Genomes
 
 UNIFORM = "uniform"
 """Under this name a run measures the whole uniform ladder first; it frames the hypervolume."""
@@ -135,7 +136,7 @@ class Seeding:
             return
         if space.steps("weight_bits"):
             self._say(_gain_sentence(n_options, allocation_gain(space, tables), lead.name))
-        budgets = spaced_budgets(problem, cost_name, cost, MOST_BUDGETS if part is None else min(part, MOST_BUDGETS))
+        budgets = self._budgets(cost_name, cost, MOST_BUDGETS if part is None else min(part, MOST_BUDGETS))
         for name in names:
             self._begin(name)
             before = left()
@@ -153,6 +154,14 @@ class Seeding:
             self._prepare(tables, self._sketches)
         except MeasurementError as error:
             self._leave_out([PREPARATION], str(error))
+
+    def _budgets(self, cost_name: str, cost: FactoredFunction, n: int) -> FloatVector:
+        """Ascending, at most ``n``: those that points will be picked within, and spaced ones."""
+        lowest = cost(self._problem.space.cheapest()[None])[0]
+        picks = [bound.bound for bounds in self._problem.picks for bound in bounds if bound.quantity.name == cost_name]
+        named = np.unique([value for value in picks if value >= lowest])[:n]
+        spaced = spaced_budgets(self._problem, cost_name, cost, n - len(named)) if n > len(named) else named
+        return np.unique(np.concatenate([named, spaced]))
 
     def _new(self, proposed: Genomes, most: int | None) -> Genomes:
         """Those that no recipe proposed before and that can meet the constraints; of many, evenly spread ones."""

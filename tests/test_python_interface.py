@@ -105,7 +105,7 @@ def test_the_defaults_of_search_are_those_of_a_yaml():
     assert defaults.pop("name") == settings.name and defaults.pop("seed") == settings.seed
     assert defaults.pop("batch_size") == settings.data.batch_size
     assert defaults.pop("correction") == settings.correction and defaults.pop("constraints") == settings.constraints
-    assert defaults.pop("algorithm") == settings.search.algorithm
+    assert defaults.pop("algorithm") == settings.search.algorithm and defaults.pop("picks") == settings.search.picks
     assert defaults == {"yes": False, "quiet": False}
 
 

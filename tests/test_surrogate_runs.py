@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_runs import findings, front, run, write_project
+from small_runs import command, findings, front, run, write_project
 
 from evo_mpq.config import load, validate
 from evo_mpq.optimize.nsga2 import NSGA2
 from evo_mpq.problem import build_problem
 from evo_mpq.results.run_directory import RunDirectory
-from evo_mpq.searching import FREE_POPULATION, make_searcher, table_share, work_after
+from evo_mpq.searching import FREE_POPULATION, make_searcher, pick_limits, table_share, work_after
 
 PURPOSES = {
     "uniform",
@@ -230,3 +230,69 @@ def test_a_search_split_that_is_too_small_to_rank_members_is_said_so(tmp_path):
     few = run(yaml, tmp_path / "few", "--set", "data.search=20").stderr
     assert re.search(r"20 search samples are few: .* of kl_divergence is \d+% of it; about [\d,]+ samples", few)
     assert "are few" not in run(yaml, tmp_path / "many", "--set", "data.search=3000").stderr
+
+
+def sizes(out: Path) -> list[int]:
+    return sorted(member["search"]["size"] for member in front(out)["members"])
+
+
+def test_recipes_are_asked_for_the_sizes_that_will_be_picked(tmp_path):
+    yaml, plain, picked = write_project(tmp_path), tmp_path / "plain", tmp_path / "picked"
+    few = ("--set", "search.evaluations=20")
+    run(yaml, plain, *few)
+    limit = sizes(plain)[len(sizes(plain)) // 2] - 1
+    run(yaml, picked, *few, "--set", f"search.picks=['size <= {limit}']")
+
+    def best_seed(out):
+        found = front(out)["seeds"]
+        return min(seed["search"]["kl_divergence"] for seed in found if seed["search"]["size"] <= limit)
+
+    assert best_seed(picked) <= best_seed(plain)
+
+
+def test_the_best_of_a_small_space_within_a_pick_is_found(tmp_path):
+    yaml, everything, picked = write_project(tmp_path), tmp_path / "everything", tmp_path / "picked"
+    run(yaml, everything, "--set", "search={algorithm: exhaustive}")
+    size = sizes(everything)[len(sizes(everything)) // 2]
+    run(yaml, picked, "--set", "search.evaluations=36", "--set", f"search.picks=['size <= {size}']")
+    best, found = (
+        min(member["search"]["kl_divergence"] for member in front(out)["members"] if member["search"]["size"] <= size)
+        for out in (everything, picked)
+    )
+    assert found == best
+
+
+@pytest.mark.parametrize(
+    ("pick", "message"),
+    [
+        ("accuracy >= 0.9", '"accuracy" is no objective; points are picked within bounds on kl_divergence, size'),
+        ("sizes <= 1 kB", '"sizes" is no objective (did you mean size?)'),
+        ("size >= 1 kB", "size is better when lower: say size <= the worst to pick"),
+        ("size <= 10", "no candidate of the space keeps size <= 10 B (nearest: "),
+        ("size <= 10 nats", 'unknown unit "nats"'),
+    ],
+)
+def test_a_pick_that_nothing_can_meet_is_refused_before_anything_is_measured(tmp_path, pick, message):
+    yaml, out = write_project(tmp_path), tmp_path / "out"
+    result = command("run", yaml, "--out", out, "--set", f"search.picks=['{pick}']")
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split()) and "search.picks[0]" in result.output
+    assert not (out / "front.json").exists()
+
+
+def test_limits_of_picks_are_losses_and_constraints_on_computed_objectives_are_one(tmp_path):
+    settings = {
+        "model": "digits_mlp",
+        "data": "digits",
+        "objectives": ["accuracy", "size", "macs"],
+        "space": {"defaults": {"weight_bits": [2, 4]}},
+    }
+    infinite = float("inf")
+    picks = {"picks": ["size <= 9 kB, accuracy >= 0.9", "macs <= 2 M"]}
+    problem = build_problem(validate({**settings, "search": picks}))
+    assert pick_limits(problem).tolist() == [[-0.9, 9000, infinite], [infinite, infinite, 2e6]]
+    bounds = ["size <= 9 kB", "size <= 8 kB", "accuracy >= 0.9", "macs >= 10"]
+    assert pick_limits(build_problem(validate({**settings, "constraints": bounds}))).tolist() == [
+        [infinite, 8000, infinite]
+    ]
+    assert pick_limits(build_problem(validate(settings))).shape == (0, 3)

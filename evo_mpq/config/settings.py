@@ -133,6 +133,7 @@ Memory: TypeAlias = Annotated[
     _any_of({"type": "string", "pattern": f"^{check.MEMORY}$"}, {"type": "integer", "minimum": check.LEAST_MEMORY}),
 ]
 BoundText: TypeAlias = Annotated[str, AfterValidator(check.bound)]
+BoundsText: TypeAlias = Annotated[str, AfterValidator(check.bounds)]
 
 
 class Section(BaseModel):
@@ -399,6 +400,11 @@ class SearchSettings(Section):
 
     fitness: FitnessSettings = Field(default_factory=FitnessSettings)
     """What the search knows of candidates that it did not measure; for nsga2."""
+
+    picks: tuple[BoundsText, ...] = Field(default=(), examples=[["size <= 20 kB", "size <= 40 kB"]])
+    """Bounds on objectives that you will pick points within, such as the memory of your devices. The recipes are asked
+    for these sizes, too, and a part of what the surrogate chooses is for the best candidate within each, by the first
+    measured objective. The front still covers the whole space; constraints narrow it."""
 
     evaluations: Positive | None = None
     """Measurements in all, reference and seeds included. Without it, and without minutes and stall, 400; an

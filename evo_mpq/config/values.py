@@ -251,6 +251,13 @@ def bound(value: str) -> str:
     return value
 
 
+def bounds(value: str) -> str:
+    """A text of bounds that are joined by commas."""
+    for part in value.split(","):
+        bound(part)
+    return value
+
+
 def _is_whole(value: Any) -> bool:
     """Whether it is an integer, numpy's included, and no truth value."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)

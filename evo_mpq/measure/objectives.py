@@ -336,6 +336,11 @@ class Constraint:
         excess = values - self.bound if self.comparison == "<=" else self.bound - values
         return excess / max(abs(self.bound), 1e-12)
 
+    @property
+    def leaves_better(self) -> bool:
+        """Whether values that are better than one within the bound are, too."""
+        return (self.comparison == "<=") == (self.quantity.direction == "minimize")
+
     def __str__(self) -> str:
         return f"{self.quantity.name} {self.comparison} {self.bound:.12g} {self.quantity.unit}".rstrip()
 

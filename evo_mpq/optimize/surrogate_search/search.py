@@ -16,6 +16,7 @@ from evo_mpq.optimize.pareto import MARGIN, in_scale
 from evo_mpq.optimize.searcher import SeenGenomes, Turns
 from evo_mpq.optimize.surrogate_search.acquisition import SharedWork, greedy_batch
 from evo_mpq.optimize.surrogate_search.models import Cost, Expectation, LossModels
+from evo_mpq.optimize.surrogate_search.picking import best_within, for_picks
 from evo_mpq.optimize.surrogate_search.proposals import evolved, program_genomes, relatives, weighted
 from evo_mpq.optimize.surrogate_search.rounds import Proposer, Round, recent_tau
 from evo_mpq.predict.factored import FactoredFunction
@@ -34,6 +35,9 @@ EXPLORATION = 0.15
 
 N_RELATIVES = 2000
 """Candidates near the front that a batch is chosen from, besides those of programs."""
+
+PICKS_SHARE = 0.3
+"""Of a batch, for the best point within each of the limits that a user will pick by."""
 
 GENERATIONS = 5
 """Of NSGA-II on what is expected, where exact programs do not cover the trade-offs."""
@@ -72,6 +76,8 @@ class SurrogateSearch:
         model: name of what predicts.
         after: ``(n_genes,)`` part of a forward pass that depends on a gene, where the budget counts computing: a batch
             then gains most per computing, and shares much of it. Default: each measurement counts the same.
+        picks: ``(k, n_objectives)`` most losses of points that will be picked, infinite where any will do: a part of
+            each batch is for the best in the first measured objective within each of them.
 
     Attributes:
         model: what predicts, by name.
@@ -96,6 +102,7 @@ class SurrogateSearch:
         measured_constraints: Sequence[int] = (),
         model: str = "surrogate",
         after: FloatVector | None = None,
+        picks: FloatMatrix | None = None,
     ) -> None:
         self.model = model
         self._after = after
@@ -108,6 +115,7 @@ class SurrogateSearch:
         if not self._measured:
             raise ValueError("every objective is computed, so there is nothing to predict; NSGA2 searches them exactly")
         self._models = LossModels(space, self._costs, self._log_scale, n_constraints, measured_constraints, residual)
+        self._picks = in_scale(np.empty((0, len(self._costs))) if picks is None else picks, self._log_scale)
         self._fitted = False
         self._batch_size = batch_size
         exact = len(self._measured) == 1 and all(isinstance(cost, FactoredFunction | None) for cost in costs)
@@ -216,6 +224,11 @@ class SurrogateSearch:
         if len(front):
             ordered = front[np.argsort(self._archive.losses[front, self._order()])]
             pools.append(relatives(self._space, self._archive.genomes[ordered], N_RELATIVES, rng))
+        rows, known = self._comparable()
+        for best in best_within(self._picks, known, self._measured[0]):
+            if len(best):
+                n = N_RELATIVES // (2 * len(self._picks))
+                pools.append(relatives(self._space, self._archive.genomes[rows[best]], n, rng))
         programs = [cost for cost in self._costs if isinstance(cost, FactoredFunction)]
         if programs:
             table = self._models.additive(len(self.rounds))
@@ -243,20 +256,33 @@ class SurrogateSearch:
         return weights
 
     def _batch(self, candidates: Genomes, expected: Expectation, n: int) -> list[int]:
-        measured = np.all(np.isfinite(self._archive.losses), axis=1)
-        feasible = self._archive.measurements.feasible & measured
-        rows = feasible if feasible.any() else measured
-        known = in_scale(self._archive.losses[rows], self._log_scale)
+        _, known = self._comparable()
         hopeful = expected.losses - OPTIMISM * expected.deviations
         best = np.minimum(known.min(axis=0), hopeful.min(axis=0))
         worst = known.max(axis=0)
         span = np.where(worst > best, worst - best, 1.0) * (1 + MARGIN)
         front = (in_scale(self._archive.losses[self._archive.front()], self._log_scale) - best) / span
-        n_bold = int(np.ceil(EXPLORATION * n)) if n > 1 else 0
         work = None if self._after is None else SharedWork(candidates, self._after)
-        chosen = greedy_batch(front, (hopeful - best) / span, n - n_bold, expected.feasible, work=work)
         means = (expected.losses - best) / span
+        picked: list[int] = []
+        if len(self._picks):
+            n_picked = int(np.ceil(PICKS_SHARE * n))
+            turn = len(self.rounds) * n_picked
+            picked = for_picks(self._picks, known, expected, self._measured[0], n_picked, turn)
+            front = np.concatenate([front, means[picked]])
+        n_left = n - len(picked)
+        n_bold = int(np.ceil(EXPLORATION * n_left)) if n_left > 1 else 0
+        chosen = greedy_batch(
+            front, (hopeful - best) / span, n_left - n_bold, expected.feasible, work=work, chosen=picked
+        )
         bold = means - 2.0 * expected.deviations / span
-        front = np.concatenate([front, means[chosen]])
+        front, chosen = np.concatenate([front, means[chosen]]), [*picked, *chosen]
         more = greedy_batch(front, bold, n - len(chosen), expected.feasible, work=work, chosen=chosen)
         return [*chosen, *more]
+
+    def _comparable(self) -> tuple[np.ndarray, Losses]:
+        """Rows that candidates are compared with, those that are feasible if any is, and their losses in scale."""
+        measured = np.all(np.isfinite(self._archive.losses), axis=1)
+        feasible = self._archive.measurements.feasible & measured
+        rows = np.flatnonzero(feasible if feasible.any() else measured)
+        return rows, in_scale(self._archive.losses[rows], self._log_scale)
