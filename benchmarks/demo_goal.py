@@ -68,7 +68,7 @@ def main() -> None:
                 f"{cpus[-1]:.0f}",
                 f"{float_size / 1000:.1f}",
                 f"{member.search['size'] / 1000:.1f}",
-                f"{member.search['kl_divergence']:.4f}",
+                f"{member.search['soft_kl_divergence']:.4f}",
                 f"{100 * before:.1f}",
                 f"{100 * after:.1f}",
                 f"{lost[-1]:.1f}",

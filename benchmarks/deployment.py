@@ -34,7 +34,9 @@ LARGEST_KL = 0.2
 def searched(network: str, evaluations: int, folder: Path) -> Run:
     """A run of the packaged joint space of a network: bits, channels and blocks; an earlier one is taken up again."""
     changes = [f"search.evaluations={evaluations}", "compute.workers=1"]
-    config = load(find_space(f"{network}_joint"), changes, checks=[name_mistakes])
+    config = load(
+        find_space(f"{network}_joint"), [*changes, "objectives=[kl_divergence, size]"], checks=[name_mistakes]
+    )
     run, _ = run_config(config, folder / network)
     return run
 

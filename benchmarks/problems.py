@@ -13,6 +13,9 @@ from evo_mpq.problem import Problem, build_problem
 DATA = {"canvas_resnet": "digits_canvas", "tiny_gpt": "stdlib_text"}
 """The data of built-in networks that are not trained on digits as they are."""
 
+OBJECTIVES = {"tiny_gpt": ["kl_divergence", "size"]}
+"""Where they are not the defaults: of many tokens the plain divergence is as reliable."""
+
 
 def built_in(
     network: str = "digits_resnet",
@@ -42,6 +45,7 @@ def built_in(
                 "model": {"kind": network, "seed": seed},
                 "data": {"kind": DATA.get(network, "digits"), "seed": seed},
                 "space": {"defaults": options},
+                "objectives": OBJECTIVES.get(network),
                 **settings,
             }
         )

@@ -33,7 +33,7 @@ from evo_mpq.typing import Genomes
 BUDGETS = (100, 200, 400)
 LOG_SCALE = (True, False)
 QUANTITIES = (
-    Quantity("kl_divergence", "nats", "minimize", "measured", True, None, "outputs"),
+    Quantity("soft_kl_divergence", "nats", "minimize", "measured", True, None, "outputs"),
     Quantity("size", "B", "minimize", "exact", False, None, "free"),
 )
 ARMS: Mapping[str, Callable[[SearchSpace, int], Searcher]] = {
@@ -51,7 +51,7 @@ class Stored:
         self.table = table
         self.space: SearchSpace = table.space
         self._places = {genome.tobytes(): place for place, genome in enumerate(table.genomes.astype(np.int8))}
-        self.oracle: Oracle = oracle(table.search_kl, table.test_kl, table.size, table.search_kl_error)
+        self.oracle: Oracle = oracle(table.search_loss, table.test_kl, table.size, table.search_loss_error)
 
     def rows(self, genomes: Genomes) -> np.ndarray:
         """``(n,)`` places of genomes in the table, which is in lexicographic order."""
@@ -60,8 +60,8 @@ class Stored:
     def measure(self, genomes: Genomes) -> tuple[Values, float, int]:
         """As `evo_mpq.measure.measurer.Measurer` would."""
         rows = self.rows(genomes)
-        values = np.stack([self.table.search_kl[rows], self.table.size[rows]], axis=1)
-        errors = np.stack([self.table.search_kl_error[rows], np.full(len(rows), np.nan)], axis=1)
+        values = np.stack([self.table.search_loss[rows], self.table.size[rows]], axis=1)
+        errors = np.stack([self.table.search_loss_error[rows], np.full(len(rows), np.nan)], axis=1)
         return Values(values, errors, (None,) * len(rows)), 0.0, 0
 
     def search(self, searcher: Searcher, evaluations: int) -> Archive:
@@ -90,7 +90,7 @@ class Stored:
     def judged(self, archive: Archive) -> tuple[float, float]:
         """Share and held-out regret."""
         rows = self.rows(archive.genomes)
-        losses, held_out, size = self.table.search_kl[rows], self.table.test_kl[rows], self.table.size[rows]
+        losses, held_out, size = self.table.search_loss[rows], self.table.test_kl[rows], self.table.size[rows]
         return self.oracle.share(losses, size), self.oracle.held_out_regret(losses, held_out, size)
 
 

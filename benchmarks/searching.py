@@ -24,7 +24,7 @@ class Found:
     """Networks that a search measured and would hand over.
 
     Attributes:
-        losses: ``(n,)`` KL on the search split, in nats.
+        losses: ``(n,)`` divergence that was searched, in nats.
         errors: ``(n,)`` standard errors of the judging KL on the search split.
         held_out: ``(n,)`` KL on the test split.
         sizes: ``(n,)`` in bytes.
@@ -64,7 +64,7 @@ def searched(problem: Problem, seed: int, evaluations: int, judge: Problem | Non
     """The front of a run with the settings' searcher, and test values of it.
 
     Args:
-        problem: with the objectives KL and size, in this order.
+        problem: with the objectives divergence and size, in this order, and the plain KL among its quantities.
         seed: of the search.
         evaluations: measurements.
         judge: the same problem with the objective that standard errors and test values are of; default: its own.
@@ -79,7 +79,7 @@ def searched(problem: Problem, seed: int, evaluations: int, judge: Problem | Non
         records, _ = parse_records((directory.path / "journal").read_bytes(), directory.path)
     seconds = sum(record["cpu_seconds"] for record in records if record["kind"] == "measured")
     column = [quantity.name for quantity in own.quantities].index("kl_divergence")
-    losses = np.array([member.search["kl_divergence"] for member in members])
+    losses = np.array([member.search[own.objectives[0].name] for member in members])
     sizes = np.array([member.search["size"] for member in members])
     if judge is None:
         errors = np.array([row.standard_errors[column] for row in rows if row is not None], dtype=np.float64)

@@ -4,9 +4,9 @@ Weights only, float activations. The peers run in environments of their own (``p
 on the first run (2 GB, minutes); their answers are kept, so that a second run only searches and judges. All arms see
 the same 256 calibration samples; evo-mpq ranks on its search split besides. One judge looks at test logits and bits.
 
-A: everybody's defaults. B: each peer at its best documented setting. C: every allocation in one quantizer, evo-mpq's
-default. D: evo-mpq taken apart. A budget makes a headline only if the best peer's KL is above 0.01 nats, or its
-accuracy differs from ours (McNemar, 5 %).
+A: everybody's defaults; ours is told the sizes as the peers are, in one search for all. B: each peer at its best
+documented setting. C: every allocation in one quantizer, evo-mpq's default. D: evo-mpq taken apart. A budget makes a
+headline only if the best peer's KL is above 0.01 nats, or its accuracy differs from ours (McNemar, 5 %).
 """
 
 from __future__ import annotations

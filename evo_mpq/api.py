@@ -111,6 +111,11 @@ class Run:
         """Whether the budget was spent; until then there are no test values."""
         return self.front.finished
 
+    @property
+    def picks(self) -> tuple[str, ...]:
+        """The bounds that the search was told points will be picked within."""
+        return self._problem.settings.search.picks
+
     def pick(self, what: str) -> Member:
         """The member that is meant by ``"knee"``, an id, or bounds like ``"size<=40kB"``; see `Front.pick`.
 
@@ -323,7 +328,7 @@ def search(
         space: what may be chosen; default: 2, 3, 4, 6 or 8 bits for weights and 4 or 8 for activations.
         quantizer: how numbers become integers.
         correction: ``"scale_bias"``, ``"bias"`` or ``"none"``.
-        objectives: names, mappings or objects; default: ``kl_divergence`` and ``size``.
+        objectives: names, mappings or objects; default: ``soft_kl_divergence`` and ``size``.
         constraints: such as ``"accuracy >= 0.95"``.
         picks: bounds that you will pick points within, such as ``"size <= 40 kB"``; see the YAML's ``search: picks``.
         metrics: reported on the test split besides.

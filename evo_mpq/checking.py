@@ -12,6 +12,7 @@ from rich.table import Table
 
 from evo_mpq import plugins
 from evo_mpq.console import stdout_console
+from evo_mpq.costs import lead_objective
 from evo_mpq.errors import MeasurementError
 from evo_mpq.measure.executors import InProcess
 from evo_mpq.measure.measurer import Measurer
@@ -21,6 +22,7 @@ from evo_mpq.network.blocks import matching_blocks
 from evo_mpq.network.calling import tensors_of
 from evo_mpq.network.products import Product
 from evo_mpq.problem import Problem, fixed_threads, middle_policy
+from evo_mpq.quantities import DIVERGENCE, is_divergence
 from evo_mpq.searching import table_share
 from evo_mpq.space.building import space_table
 
@@ -36,6 +38,7 @@ class Trial:
         kl: divergence from the float network on the search split, in nats.
         standard_error: of it; NaN where it is unknown.
         samples: of the search split.
+        divergence: its name.
     """
 
     size: int
@@ -44,6 +47,7 @@ class Trial:
     kl: float
     standard_error: float
     samples: int
+    divergence: str = DIVERGENCE
 
     @property
     def samples_needed(self) -> int | None:
@@ -63,9 +67,11 @@ def try_middle(problem: Problem) -> Trial:
     Raises:
         MeasurementError: it cannot be measured.
     """
-    divergence = as_quantity(plugins.resolve("kl_divergence", "objectives", None))
-    executor = InProcess(problem.compressor, [divergence], problem.settings.compute.memory_bytes, problem.device)
-    measurer = Measurer(problem.space, problem.compressor, [divergence], executor)
+    lead = lead_objective(problem)
+    if lead is None or not is_divergence(lead):
+        lead = as_quantity(plugins.resolve(DIVERGENCE, "objectives", None))
+    executor = InProcess(problem.compressor, [lead], problem.settings.compute.memory_bytes, problem.device)
+    measurer = Measurer(problem.space, problem.compressor, [lead], executor)
     policy = middle_policy(problem.space)
     search = problem.network.splits.search
     with fixed_threads(problem.settings.compute.threads):
@@ -83,6 +89,7 @@ def try_middle(problem: Problem) -> Trial:
         float(values.values[0, 0]),
         float(values.standard_errors[0, 0]),
         len(search),
+        lead.name,
     )
 
 
@@ -170,6 +177,8 @@ def quantity_lines(problem: Problem) -> Iterator[str]:
         yield f"{quantity.direction} {quantity.name}{unit} ({quantity.kind})"
     for constraint in problem.constraints:
         yield f"subject to {constraint}{' (modelled)' if constraint.quantity.kind == 'modelled' else ''}"
+    for bounds in problem.picks:
+        yield f"to pick from within {' and '.join(map(str, bounds))}"
     yield f"on the test split: {', '.join(problem.measured.tested) or 'nothing'}"
 
 
@@ -180,9 +189,9 @@ def trial_lines(trial: Trial) -> Iterator[str]:
         f"neighbors); {trial.alive / 2**20:.3g} MiB of tensors alive, a lower bound of the memory it takes"
     )
     error = f" ± {trial.standard_error:.2g}" if math.isfinite(trial.standard_error) else ", standard error unknown"
-    yield f"its KL to the float network: {trial.kl:.4g}{error} nats on {trial.samples:,} search samples"
+    yield f"its {trial.divergence} to the float network: {trial.kl:.4g}{error} nats on {trial.samples:,} search samples"
     needed = trial.samples_needed
     if needed is not None and needed > trial.samples:
-        yield f"the standard error falls below 5 % of the KL with about {needed:,} search samples"
+        yield f"the standard error falls below 5 % of it with about {needed:,} search samples"
     elif needed is not None:
-        yield f"its standard error is below 5 % of the KL; about {needed:,} search samples would do"
+        yield f"its standard error is below 5 % of it; about {needed:,} search samples would do"

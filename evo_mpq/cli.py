@@ -202,7 +202,7 @@ def run(
             f"--set search.evaluations={2 * found.front.measurements}",
             err=True,
         )
-    print_front(found.front)
+    print_front(found.front, found.picks)
     typer.echo(f"Report: {found.report()}")
     if not outcome.finished:
         typer.echo(f"Interrupted.{_going_on()}", err=True)
@@ -244,7 +244,7 @@ def report(directory: Directory, base: Base = None, debug: Debug = False) -> Non
     with reporter.running():
         found = Run.open(directory, base, reporter)
         found.write_report()
-    print_front(found.front)
+    print_front(found.front, found.picks)
     typer.echo(f"Report: {found.report()}")
 
 

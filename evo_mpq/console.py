@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
 
@@ -127,19 +127,22 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds >= 120 else f"{seconds:.0f} s"
 
 
-def print_front(front: Front) -> None:
-    """Prints the front as a table on stdout."""
+def print_front(front: Front, picks: Sequence[str] = ()) -> None:
+    """Prints the front as a table on stdout, and which member is the best within each of some bounds."""
     console = stdout_console()
     if front.members:
-        console.print(front_table(front))
+        console.print(front_table(front, picks))
     else:
         console.print("The front is empty.")
 
 
-def front_table(front: Front, most: int = _MOST_ROWS) -> Table:
-    """The members of a front with search and test values; of many, ``most`` evenly spread ones and the knee."""
-    knee = front.knee.id
-    shown = _spread(front.members, most, knee)
+def front_table(front: Front, picks: Sequence[str] = (), most: int = _MOST_ROWS) -> Table:
+    """The members of a front with search and test values; of many, ``most`` evenly spread ones, knee and picks."""
+    labels = {front.knee.id: ["knee"]}
+    for text in picks:
+        if (best := front.best_within(text)) is not None:
+            labels.setdefault(best.id, []).append(text)
+    shown = _spread(front.members, most, labels)
     tested = list(front.members[0].test)
     title = f"{len(front.members)} points on the front"
     if len(shown) < len(front.members):
@@ -152,7 +155,7 @@ def front_table(front: Front, most: int = _MOST_ROWS) -> Table:
         table.add_column(f"test {name}", justify="right")
     for member in shown:
         table.add_row(
-            f"{member.id} knee" if member.id == knee else member.id,
+            f"{member.id} {', '.join(labels.get(member.id, []))}".rstrip(),
             *(_number(member.search.get(column.name)) for column in front.objectives),
             *(_number(None if (value := member.test[name]) is None else value.value) for name in tested),
         )
@@ -209,11 +212,11 @@ def _allocation_table(chosen: Sequence[Allocation]) -> Table:
     return table
 
 
-def _spread(members: Sequence[Member], most: int, knee: str) -> list[Member]:
+def _spread(members: Sequence[Member], most: int, kept_anyway: Container[str]) -> list[Member]:
     if len(members) <= most:
         return list(members)
     kept = {round(i * (len(members) - 1) / (most - 1)) for i in range(most)}
-    return [member for i, member in enumerate(members) if i in kept or member.id == knee]
+    return [member for i, member in enumerate(members) if i in kept or member.id in kept_anyway]
 
 
 def _number(value: float | None) -> str:

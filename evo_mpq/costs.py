@@ -16,6 +16,7 @@ from evo_mpq.predict.factored import FactoredFunction, NotASum, decomposed
 from evo_mpq.predict.tables.options import Estimates
 from evo_mpq.predict.tables.tables import Tables
 from evo_mpq.problem import Problem
+from evo_mpq.quantities import is_divergence
 from evo_mpq.space.genes import DROP_KIND, PRUNE_KIND
 from evo_mpq.space.policy import Policy
 from evo_mpq.space.search_space import SearchSpace
@@ -23,9 +24,9 @@ from evo_mpq.typing import FloatMatrix, FloatVector, Genomes
 
 
 def lead_objective(problem: Problem) -> Quantity | None:
-    """The measured objective that tables are of: the KL divergence where it is one, else the first; None if none is."""
+    """The measured objective that tables are of: a KL divergence where one is, else the first; None if none is."""
     measured = [quantity for quantity in problem.objectives if quantity.form != "free"]
-    return next((quantity for quantity in measured if quantity.name == "kl_divergence"), next(iter(measured), None))
+    return next((quantity for quantity in measured if is_divergence(quantity)), next(iter(measured), None))
 
 
 def tables_of(

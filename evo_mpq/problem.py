@@ -239,8 +239,8 @@ def _build(settings: Settings, base: Path | None, progress: ReportProgress, any_
     with mistakes.about("model"):
         compressor = _compressor(settings, network, space)
     mistakes.check()
-    if settings.metrics is None and _has_class_labels(network):
-        quantities = quantities.with_default_metric()
+    if settings.metrics is None:
+        quantities = quantities.with_default_metrics(class_labels=_has_class_labels(network))
     return Problem(
         settings,
         network,

@@ -14,8 +14,8 @@ from evo_mpq.measure.bounds import Bound, bounded_name, parse_bound, parse_bound
 from evo_mpq.measure.candidate import Candidate
 from evo_mpq.measure.objectives import Constraint, Quantity, as_quantity, probe, unique_names
 
-DEFAULT_METRIC = "accuracy"
-"""What is reported on the test split for class labels, where the settings name no metrics."""
+DIVERGENCE, SOFTENED, ACCURACY = "kl_divergence", "soft_kl_divergence", "accuracy"
+"""Built-in quantities that play parts of their own, by the names under which they come in."""
 
 EntryPath: TypeAlias = tuple[str, int]
 """Where the settings name a quantity: ``("objectives", 0)``."""
@@ -54,10 +54,15 @@ class Quantities:
         """The objects that compute them, as the user wrote them."""
         return tuple(getattr(quantity.object, "metric", quantity.object) for quantity in self.all)
 
-    def with_default_metric(self) -> Quantities:
-        """These, and the accuracy as a metric unless something else has its name."""
+    def with_default_metrics(self, *, class_labels: bool) -> Quantities:
+        """These with the metrics of settings that name none: the plain divergence beside a softened one, and accuracy.
+
+        Where something else has the name of one, that is reported.
+        """
+        softened = any(_is_a(SOFTENED, quantity) for quantity in self.objectives)
+        wanted = [*([DIVERGENCE] if softened else []), *([ACCURACY] if class_labels else [])]
         named = {quantity.name: quantity for quantity in self.all}
-        return replace(self, metrics=(*self.metrics, named.get(DEFAULT_METRIC) or _built_in(DEFAULT_METRIC)))
+        return replace(self, metrics=(*self.metrics, *(named.get(name) or _built_in(name) for name in wanted)))
 
     def probed(self, candidate: Candidate) -> Quantities:
         """These in their final forms: whether a called one is free is found by calling it for a candidate."""
@@ -73,6 +78,16 @@ class Quantities:
 def _of(quantities: Mapping[str, Quantity], bounds: Sequence[Constraint]) -> tuple[Constraint, ...]:
     """Bounds on quantities of the same names."""
     return tuple(replace(bound, quantity=quantities[bound.quantity.name]) for bound in bounds)
+
+
+def is_divergence(quantity: Quantity) -> bool:
+    """Whether it compares the outputs' probabilities with the float network's, and needs no labels."""
+    return _is_a(DIVERGENCE, quantity)
+
+
+def _is_a(name: str, quantity: Quantity) -> bool:
+    """Whether it is the built-in quantity of that name, or a kind of it."""
+    return isinstance(quantity.object, plugins.resolve(name, "objectives", None))
 
 
 def read_quantities(settings: Settings, base: Path | None) -> Quantities:

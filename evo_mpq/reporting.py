@@ -14,10 +14,12 @@ from evo_mpq.config import dump, resolved
 from evo_mpq.errors import RunError
 from evo_mpq.measure.candidate import Candidate
 from evo_mpq.measure.measurements import Values
+from evo_mpq.measure.objectives import Constraint
 from evo_mpq.measure.statistics import WANTED_RELATIVE_ERROR, Groups
 from evo_mpq.network.products import Product
 from evo_mpq.optimize.loop import Result
 from evo_mpq.problem import Problem
+from evo_mpq.quantities import is_divergence
 from evo_mpq.results.front import Front, GenomeKey, Hypervolume, Member, build_front, front_rows
 from evo_mpq.results.journal import Journal
 from evo_mpq.results.remains import inactive_genes, prunable_layers, remains
@@ -159,7 +161,7 @@ def split_note(problem: Problem, journal: Journal, front: Front) -> str | None:
         return None
     n = len(problem.network.splits.search)
     needed = math.ceil(n * (median / WANTED_RELATIVE_ERROR) ** 2 / 100) * 100
-    unlabeled = "; a divergence needs no labels" if lead.name == "kl_divergence" else ""
+    unlabeled = "; a divergence needs no labels" if is_divergence(lead) else ""
     return (
         f"{n:,} search samples are few: in the median over the front, the standard error of {lead.name} is "
         f"{median:.0%} of it; about {needed:,} samples would make that {WANTED_RELATIVE_ERROR:.0%}{unlabeled}"
@@ -223,25 +225,35 @@ def _candidates(problem: Problem, journal: Journal) -> dict[str, Any]:
     }
 
 
+def _bounds(constraints: Sequence[Constraint]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": constraint.quantity.name,
+            "comparison": constraint.comparison,
+            "bound": constraint.bound,
+            "unit": constraint.quantity.unit,
+        }
+        for constraint in constraints
+    ]
+
+
+def _pick(front: Front, text: str, bounds: Sequence[Constraint]) -> dict[str, Any]:
+    best = front.best_within(text) if front.members else None
+    return {"bounds": _bounds(bounds), "best": None if best is None else best.id}
+
+
 def _facts(
     problem: Problem, journal: Journal, front: Front, directory: RunDirectory, notes: Sequence[str]
 ) -> dict[str, Any]:
     """What else the report tells about a run; see `evo_mpq.results.report.report_data`."""
-    network, space = problem.network, problem.space
+    network, space, texts = problem.network, problem.space, problem.settings.search.picks
     return {
         "run": problem.settings.name,
         "network": network.name,
         "layers": _sites(problem),
         "points": _points(problem, front.members),
-        "constraints": [
-            {
-                "name": constraint.quantity.name,
-                "comparison": constraint.comparison,
-                "bound": constraint.bound,
-                "unit": constraint.quantity.unit,
-            }
-            for constraint in problem.constraints
-        ],
+        "constraints": _bounds(problem.constraints),
+        "picks": [_pick(front, text, bounds) for text, bounds in zip(texts, problem.picks, strict=True)],
         "space": {
             "genes": space.n_genes,
             "edges": f"{space.edges} bits" if space.edges else "float",

@@ -53,17 +53,20 @@ class KLDivergence(ClassObjective):
         """``(n,)`` mean over a sample's predictions."""
         dim = self.class_dim(outputs)
         probabilities, negative_entropy = batch.memo(
-            (KLDivergence, dim), lambda: _probabilities_and_negative_entropy(batch.reference, dim)
+            (self, dim), lambda: self._probabilities_and_negative_entropy(batch.reference, dim)
         )
         # sum p log p - sum p log q: one pass less over the classes per candidate, exact enough in float64
-        cross = torch.log_softmax(outputs, dim, dtype=torch.float64).mul_(probabilities).sum(dim)
+        cross = self.log_probabilities(outputs, dim).mul_(probabilities).sum(dim)
         return sample_means(negative_entropy - cross).clamp_(min=0)
 
+    def log_probabilities(self, outputs: Tensor, dim: int) -> Tensor:
+        """Logarithms of what outputs say of the classes in dimension ``dim``, float64."""
+        return torch.log_softmax(outputs, dim, dtype=torch.float64)
 
-def _probabilities_and_negative_entropy(reference: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    log_probabilities = torch.log_softmax(reference, dim, dtype=torch.float64)
-    probabilities = log_probabilities.exp()
-    return probabilities, log_probabilities.mul_(probabilities).sum(dim)
+    def _probabilities_and_negative_entropy(self, reference: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+        log_probabilities = self.log_probabilities(reference, dim)
+        probabilities = log_probabilities.exp()
+        return probabilities, log_probabilities.mul_(probabilities).sum(dim)
 
 
 def mixed_pairs(split: Split, n: int) -> Iterator[tuple[Any, None]]:

@@ -122,7 +122,7 @@ def test_more_measurements_of_one_search_never_lower_its_share(stored: Stored) -
     archive = stored.search(ARMS["nsga2, population 10"](stored.space, 0), evaluations=200)
     rows = stored.rows(archive.genomes)
     shares = [
-        stored.oracle.share(stored.table.search_kl[rows[:n]], stored.table.size[rows[:n]])
+        stored.oracle.share(stored.table.search_loss[rows[:n]], stored.table.size[rows[:n]])
         for n in range(1, len(rows) + 1)
     ]
     assert np.all(np.diff(shares) >= 0)
@@ -153,8 +153,8 @@ def test_synthetic_loss_is_what_two_bits_everywhere_are_to_lose() -> None:
 def test_judge_of_one_cost_agrees_with_the_oracle(stored: Stored) -> None:
     table, rows = stored.table, np.random.default_rng(0).permutation(stored.space.n_genomes)[:60]
     costs = table.size.astype(float)[:, None]
-    best = judge_of(table.search_kl, costs, table.search_kl_error)
-    losses, held_out = table.search_kl[rows], table.test_kl[rows]
+    best = judge_of(table.search_loss, costs, table.search_loss_error)
+    losses, held_out = table.search_loss[rows], table.test_kl[rows]
     assert best.share(losses, costs[rows]) == pytest.approx(stored.oracle.share(losses, table.size[rows]))
     own = held_out[best.handed_over(losses, costs[rows])]
     front = table.test_kl[best.rows][best.handed_over(best.losses, best.costs)]

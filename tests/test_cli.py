@@ -352,13 +352,13 @@ def test_check_says_what_a_yaml_means_and_what_a_measurement_costs(tmp_path):
         "space: 6 genes, 10^2.7 genomes; tensors between layers at 8 bits",
         "search: nsga2, evaluations 24",
         "samples: calibration 32, search 32, test 32",
-        "minimize kl_divergence [nats] (measured)",
+        "minimize soft_kl_divergence [nats] (measured)",
         "minimize size [B] (exact)",
         "subject to size <= 2000 B",
-        "on the test split: kl_divergence, accuracy",
+        "on the test split: soft_kl_divergence, kl_divergence, accuracy",
         "a lower bound of the memory",
         "nats on 32 search samples",
-        "the standard error falls below 5 % of the KL with about",
+        "the standard error falls below 5 % of it with about",
         f"{yaml} is right",
     ):
         assert text in result.stdout.replace("\n  ", " "), text
@@ -371,15 +371,15 @@ def test_check_measures_the_uniform_genome_of_middle_bits(tmp_path):
     seed = next(seed for seed in front(tmp_path / "out")["seeds"] if seed["name"] == "uniform W4")
     printed = command("check", yaml).stdout
     assert f"the uniform genome of middle bits: {seed['search']['size']:,} bytes" in printed
-    assert f"its KL to the float network: {seed['search']['kl_divergence']:.4g} ± " in printed
+    assert f"its soft_kl_divergence to the float network: {seed['search']['soft_kl_divergence']:.4g} ± " in printed
 
 
 @pytest.mark.parametrize(
     ("kl", "error", "needed", "said"),
     [
-        (0.1, 0.01, 1600, "falls below 5 % of the KL with about 1,600 search samples"),
+        (0.1, 0.01, 1600, "falls below 5 % of it with about 1,600 search samples"),
         (0.1, 0.0025, 100, "about 100 search samples would do"),
-        (0.0, 0.0, None, "its KL to the float network: 0 ± 0 nats"),
+        (0.0, 0.0, None, "its kl_divergence to the float network: 0 ± 0 nats"),
         (0.1, math.nan, None, "0.1, standard error unknown nats on 400 search samples"),
     ],
 )
@@ -432,7 +432,8 @@ def test_export_picks_the_best_within_bounds_by_search_values(finished, tmp_path
     members = front(finished / "out")["members"]
     bound = sorted(member["search"]["size"] for member in members)[len(members) // 2]
     best = min(
-        (member for member in members if member["search"]["size"] <= bound), key=lambda m: m["search"]["kl_divergence"]
+        (member for member in members if member["search"]["size"] <= bound),
+        key=lambda m: m["search"]["soft_kl_divergence"],
     )
     result = command("export", finished / "out", "--pick", f"size<={bound}B", "--out", tmp_path / "a.safetensors")
     assert f"point {best['id']}" in result.stdout
@@ -494,13 +495,14 @@ def test_a_front_with_many_points_is_shown_by_some_of_them_and_brackets_in_names
         replace(
             few.members[0],
             id=f"{i:08x}",
-            search={"kl_divergence": 2.0 ** -min(i, 3), "size": 1000.0 + i},
+            search={"soft_kl_divergence": 2.0 ** -min(i, 3), "size": 1000.0 + i},
             test={"[bold]x": None},
         )
         for i in range(100)
     )
-    print_front(replace(few, members=members))
+    print_front(replace(few, members=members), ["size<=1041.5", "size<=1"])
     printed = capsys.readouterr().out
+    assert f"{3:08x} knee, size<=1041.5" in printed and "size<=1 " not in printed
     assert "100 points on the front" in printed and "shown here" in printed
     assert "00000003 knee" in printed and "test [bold]x" in printed and f"{99:08x}" in printed
     assert len(printed.splitlines()) < 35

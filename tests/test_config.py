@@ -287,7 +287,7 @@ def test_the_least_has_every_default(tmp_path):
             "activations": {"clip": "mse", "edges": 8},
         },
         "correction": "scale_bias",
-        "objectives": [{"kind": "kl_divergence"}, {"kind": "size"}],
+        "objectives": [{"kind": "soft_kl_divergence"}, {"kind": "size"}],
         "constraints": [],
         "search": {
             "algorithm": "nsga2",

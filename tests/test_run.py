@@ -35,13 +35,13 @@ def test_a_run_writes_front_report_configuration_environment_journal_and_log(fin
     document = front(out)
     jsonschema.validate(document, front_schema())
     assert document["finished"] and document["reproducible"]
-    assert [objective["name"] for objective in document["objectives"]] == ["kl_divergence", "size"]
+    assert [objective["name"] for objective in document["objectives"]] == ["soft_kl_divergence", "size"]
     assert document["measurements"] == 23  # the uncompressed network is the 24th
     environment = json.loads((out / "environment.json").read_text())
     assert {"torch", "numpy", "pymoo"} <= set(environment["packages"]) and environment["device"] == "cpu"
     assert {str(yaml.parent / "my_nets.py"), str(yaml.parent / "my_data.py")} == set(environment["sources"])
     log = (out / "log.txt").read_text()
-    assert re.search(r"started: kl_divergence, size; 3 genes", log) and "generation 2: measured" in log
+    assert re.search(r"started: soft_kl_divergence, size; 3 genes", log) and "generation 2: measured" in log
     assert re.search(r"finished: 23 genomes measured in .* CPU seconds, front of \d+", log)
 
 
@@ -51,7 +51,7 @@ def test_every_number_of_the_front_is_what_a_measurement_gave(finished):
     for member in front(out)["members"]:
         row = journal.known(tuple(member["genome"]))
         assert row is not None
-        assert [member["search"]["kl_divergence"], member["search"]["size"]] == row.values[:2]
+        assert [member["search"]["soft_kl_divergence"], member["search"]["size"]] == row.values[:2]
         held_out = journal.held_out(tuple(member["genome"]))
         assert held_out is not None
         assert member["test"]["kl_divergence"]["value"] == held_out.intervals["kl_divergence"].value
@@ -61,10 +61,10 @@ def test_every_number_of_the_front_is_what_a_measurement_gave(finished):
 def test_the_front_weakly_dominates_every_seed_and_no_member_another(finished):
     _, out = finished
     document = front(out)
-    members = [tuple(member["search"][key] for key in ("kl_divergence", "size")) for member in document["members"]]
+    members = [tuple(member["search"][key] for key in ("soft_kl_divergence", "size")) for member in document["members"]]
     assert [seed["name"] for seed in document["seeds"]] == ["uniform W2", "uniform W3", "uniform W4", "uniform W8"]
     for seed in document["seeds"]:
-        point = (seed["search"]["kl_divergence"], seed["search"]["size"])
+        point = (seed["search"]["soft_kl_divergence"], seed["search"]["size"])
         assert any(member[0] <= point[0] and member[1] <= point[1] for member in members)
         assert seed["verdict"] in ("dominated", "tied", "not")
     assert sorted(members) == members
@@ -74,7 +74,7 @@ def test_the_front_weakly_dominates_every_seed_and_no_member_another(finished):
 def test_the_front_is_a_table_on_stdout_and_progress_goes_to_stderr(tmp_path):
     yaml = write_project(tmp_path)
     result = command("run", yaml, "--out", tmp_path / "out")
-    assert "points on the front" in result.stdout and "kl_divergence [nats]" in result.stdout
+    assert "points on the front" in result.stdout and "soft_kl_divergence [nats]" in result.stdout
     assert f"Report: {tmp_path / 'out' / 'report.html'}" in result.stdout.replace("\n", "")
     for step in ("tracing the network", "calibrating", "measuring the uncompressed network", "test split"):
         assert step in result.stderr and step not in result.stdout
@@ -242,7 +242,8 @@ def test_exhaustive_search_measures_every_genome_once_and_finds_the_exact_front(
         if not any((other <= point).all() and (other < point).any() for other in points)
     }
     members = [
-        tuple(float(member["search"][key]) for key in ("kl_divergence", "size")) for member in front(out)["members"]
+        tuple(float(member["search"][key]) for key in ("soft_kl_divergence", "size"))
+        for member in front(out)["members"]
     ]
     assert sorted(members) == sorted(best)
 
@@ -409,9 +410,15 @@ def test_metrics_are_what_is_reported_on_the_test_split(tmp_path):
     yaml, out = write_project(tmp_path), tmp_path / "out"
     run(yaml, out, "--set", "metrics=[error_rate, kl_divergence, macs]", "--set", "search.evaluations=8")
     document = front(out)
-    assert set(document["members"][0]["test"]) == {"kl_divergence", "error_rate"}
-    assert set(document["members"][0]["search"]) == {"kl_divergence", "size", "error_rate", "macs"}
-    assert set(document["reference"]["test"]) == {"kl_divergence", "error_rate"}
+    assert set(document["members"][0]["test"]) == {"soft_kl_divergence", "kl_divergence", "error_rate"}
+    assert set(document["members"][0]["search"]) == {
+        "soft_kl_divergence",
+        "size",
+        "kl_divergence",
+        "error_rate",
+        "macs",
+    }
+    assert set(document["reference"]["test"]) == {"soft_kl_divergence", "kl_divergence", "error_rate"}
 
 
 def test_activation_bits_and_edges_are_searched_too(tmp_path):

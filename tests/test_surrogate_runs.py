@@ -14,6 +14,7 @@ from small_runs import command, findings, front, run, write_project
 from evo_mpq.config import load, validate
 from evo_mpq.optimize.nsga2 import NSGA2
 from evo_mpq.problem import build_problem
+from evo_mpq.results.report.formatting import format_value
 from evo_mpq.results.run_directory import RunDirectory
 from evo_mpq.searching import FREE_POPULATION, make_searcher, pick_limits, table_share, work_after
 
@@ -39,7 +40,7 @@ def test_a_run_says_what_it_expected_and_what_it_measured_for_what(tmp_path):
     run(yaml, out, "--set", "search.evaluations=40")
     document = predictions(out)
     assert document["surrogate"] == "auto"
-    assert [objective["name"] for objective in document["objectives"]] == ["kl_divergence"]
+    assert [objective["name"] for objective in document["objectives"]] == ["soft_kl_divergence"]
     spent = {each["purpose"]: each["measurements"] for each in document["spent"]}
     assert spent.keys() <= PURPOSES and sum(spent.values()) == front(out)["measurements"]
     assert sum(len(each["measured"]) for each in document["rounds"]) == spent["surrogate"] + spent.get("nsga2", 0)
@@ -65,7 +66,7 @@ def test_tables_are_measured_on_a_part_of_a_large_search_split(tmp_path):
     losses = dict(zip(map(tuple, sketched.tolist()), values.values[:, 0].tolist(), strict=True))
     for member in front(part)["members"]:  # what is shown was measured on all of it
         genome = tuple(member["genome"])
-        assert genome not in losses or member["search"]["kl_divergence"] != losses[genome]
+        assert genome not in losses or member["search"]["soft_kl_divergence"] != losses[genome]
 
 
 def test_a_run_with_tables_of_a_part_resumes_to_the_same_front(tmp_path):
@@ -162,7 +163,11 @@ def test_interrupted_and_resumed_a_run_expects_the_same(tmp_path):
 
 @pytest.mark.parametrize(
     "objectives",
-    ['["kl_divergence", "cross_entropy", "size"]', '["kl_divergence", "size", "bops"]', '["error_rate", "size"]'],
+    [
+        '["soft_kl_divergence", "cross_entropy", "size"]',
+        '["soft_kl_divergence", "size", "bops"]',
+        '["error_rate", "size"]',
+    ],
     ids=["two measured", "two computed", "linear"],
 )
 def test_every_measured_objective_is_predicted(tmp_path, objectives):
@@ -180,7 +185,7 @@ def test_measured_constraints_are_expected_to_be_met(tmp_path):
     yaml, out = write_project(tmp_path), tmp_path / "out"
     run(yaml, out, "--set", 'constraints=["kl_divergence <= 0.02", "size <= 1100"]', "--set", "search.evaluations=60")
     members = front(out)["members"]
-    assert members and all(m["search"]["kl_divergence"] <= 0.02 and m["search"]["size"] <= 1100 for m in members)
+    assert members and all(m["search"]["soft_kl_divergence"] <= 0.02 and m["search"]["size"] <= 1100 for m in members)
     _, values = RunDirectory(out).read_journal().rows()
     before = sum(s["measurements"] for s in predictions(out)["spent"] if s["purpose"] not in ("surrogate", "nsga2"))
     chosen = values.values[before:]
@@ -228,7 +233,7 @@ def test_pairs_may_be_measured_for_the_surrogate(tmp_path):
 def test_a_search_split_that_is_too_small_to_rank_members_is_said_so(tmp_path):
     yaml = write_project(tmp_path)
     few = run(yaml, tmp_path / "few", "--set", "data.search=20").stderr
-    assert re.search(r"20 search samples are few: .* of kl_divergence is \d+% of it; about [\d,]+ samples", few)
+    assert re.search(r"20 search samples are few: .* of soft_kl_divergence is \d+% of it; about [\d,]+ samples", few)
     assert "are few" not in run(yaml, tmp_path / "many", "--set", "data.search=3000").stderr
 
 
@@ -245,7 +250,7 @@ def test_recipes_are_asked_for_the_sizes_that_will_be_picked(tmp_path):
 
     def best_seed(out):
         found = front(out)["seeds"]
-        return min(seed["search"]["kl_divergence"] for seed in found if seed["search"]["size"] <= limit)
+        return min(seed["search"]["soft_kl_divergence"] for seed in found if seed["search"]["size"] <= limit)
 
     assert best_seed(picked) <= best_seed(plain)
 
@@ -256,16 +261,31 @@ def test_the_best_of_a_small_space_within_a_pick_is_found(tmp_path):
     size = sizes(everything)[len(sizes(everything)) // 2]
     run(yaml, picked, "--set", "search.evaluations=36", "--set", f"search.picks=['size <= {size}']")
     best, found = (
-        min(member["search"]["kl_divergence"] for member in front(out)["members"] if member["search"]["size"] <= size)
+        min(
+            member["search"]["soft_kl_divergence"]
+            for member in front(out)["members"]
+            if member["search"]["size"] <= size
+        )
         for out in (everything, picked)
     )
     assert found == best
+    printed = command("report", picked).output
+    assert f"size <= {size}" in " ".join(printed.split())
+    assert rf"Best within size \u2264 {format_value(size, 'B')}: " in (picked / "report.html").read_text()
+
+
+def test_a_pick_that_nothing_measured_is_within_has_no_best(tmp_path):
+    yaml, out = write_project(tmp_path), tmp_path / "out"
+    run(
+        yaml, out, "--set", "search.evaluations=4", "--set", "search.picks=['size <= 1 MB, soft_kl_divergence <= 1e-9']"
+    )
+    assert re.search(r"soft_kl_divergence \\u2264 \S+ nats: nothing", (out / "report.html").read_text())
 
 
 @pytest.mark.parametrize(
     ("pick", "message"),
     [
-        ("accuracy >= 0.9", '"accuracy" is no objective; points are picked within bounds on kl_divergence, size'),
+        ("accuracy >= 0.9", '"accuracy" is no objective; points are picked within bounds on soft_kl_divergence, size'),
         ("sizes <= 1 kB", '"sizes" is no objective (did you mean size?)'),
         ("size >= 1 kB", "size is better when lower: say size <= the worst to pick"),
         ("size <= 10", "no candidate of the space keeps size <= 10 B (nearest: "),

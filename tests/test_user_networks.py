@@ -76,7 +76,7 @@ def test_a_hugging_face_network_is_searched_exported_and_loaded(tmp_path):
     genes = [gene["name"] for gene in document["genes"]]
     assert "bert.encoder.layer.0.attention.self.query.weight_bits" in genes and "classifier.weight_bits" in genes
     assert not any("embeddings" in gene for gene in genes)
-    assert set(document["members"][0]["test"]) == {"kl_divergence", "accuracy"}
+    assert set(document["members"][0]["test"]) == {"soft_kl_divergence", "kl_divergence", "accuracy"}
     member = document["members"][0]
     assert command("export", out, "--pick", member["id"], "--out", file).exit_code == 0
     assert file.stat().st_size == member["search"]["size"]

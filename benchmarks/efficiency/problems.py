@@ -126,7 +126,7 @@ def _table(name: str, space: str) -> World:
 
 def _switches() -> World:
     stored = Stored(Table.read(table_file(0, "joint")))
-    objectives = ["kl_divergence", "size", {"kind": KernelSwitches}]
+    objectives = ["soft_kl_divergence", "size", {"kind": KernelSwitches}]
     problem = with_seeders(joint(weight_bits=(2, 4), seed=0, objectives=objectives, **JOINT))
     size = _costs(problem)[0]
     quantity, space = problem.objectives[2], problem.space

@@ -42,7 +42,7 @@ class Source(Protocol):
 
 
 class Cached:
-    """Losses of a network, each measured once and kept in a file.
+    """Losses of a network, each measured once and kept in a file: its first objective, and the plain KL on test ones.
 
     Args:
         problem: of the network.
@@ -53,7 +53,8 @@ class Cached:
         self._problem = problem
         self._file = file
         self._executor = InProcess(problem.compressor, problem.quantities, 1 << 29)
-        self._column = [quantity.name for quantity in problem.quantities].index("kl_divergence")
+        names = [quantity.name for quantity in problem.quantities]
+        self._columns = {"search": names.index(problem.objectives[0].name), "test": names.index("kl_divergence")}
         self._known: dict[str, dict[bytes, tuple[float, float]]] = {"search": {}, "test": {}}
         self._genomes: dict[bytes, np.ndarray] = {}
         self._seconds, self._n = 0.0, 0
@@ -131,7 +132,8 @@ class Cached:
         elif split == "search":
             self._seconds += seconds
             self._n += len(keys)
-        pairs = zip(found.values[:, self._column], found.standard_errors[:, self._column], strict=True)
+        column = self._columns[split]
+        pairs = zip(found.values[:, column], found.standard_errors[:, column], strict=True)
         known = self._known[split if share == 1 else f"{split}, {share:g}"]
         known.update(zip(keys, ((float(one), float(error)) for one, error in pairs), strict=True))
         self._genomes.update(zip(keys, genomes, strict=True))
@@ -160,7 +162,7 @@ class FromTable:
             assert self._parts is not None
             return self._parts.search(genomes, share)
         rows, table = self._stored.rows(genomes), self._stored.table
-        return Estimates(table.search_kl[rows], table.search_kl_error[rows])
+        return Estimates(table.search_loss[rows], table.search_loss_error[rows])
 
     def test(self, genomes: Genomes) -> FloatVector:
         return self._stored.table.test_kl[self._stored.rows(genomes)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,12 @@ from evo_mpq.typing import Genomes
 
 
 def as_a_user(
-    network: nn.Module, data: Mapping[str, Any], weight_bits: Sequence[int], evaluations: int, **variation: Any
+    network: nn.Module,
+    data: Mapping[str, Any],
+    weight_bits: Sequence[int],
+    sizes: Iterable[int],
+    evaluations: int,
+    **variation: Any,
 ) -> Run:
     return evo_mpq.search(
         network,
@@ -36,6 +41,7 @@ def as_a_user(
         search=data["search"],
         test=data["test"],
         space={"defaults": {"weight_bits": list(weight_bits)}},
+        picks=[f"size<={size}" for size in sizes],
         evaluations=evaluations,
         quiet=True,
         **variation,
@@ -57,7 +63,7 @@ def searched(
 ) -> dict[float, Entry]:
     """What a search hands over for each budget; see `evo_mpq.search` for what can be varied."""
     before = cpu_seconds()
-    run = as_a_user(task.module, task.splits, weight_bits, evaluations, seed=task.seed, **variation)
+    run = as_a_user(task.module, task.splits, weight_bits, sizes.values(), evaluations, seed=task.seed, **variation)
     return _handed_over(run, task, sizes, cpu_seconds() - before, lines)
 
 
@@ -79,7 +85,7 @@ def allocated(task: Task, sizes: Mapping[float, int], weight_bits: Sequence[int]
     problem = problem_of(task, weight_bits)
     looked_at: set[bytes] = set()
     executor = InProcess(problem.compressor, problem.quantities, 1 << 28)
-    column = [quantity.name for quantity in problem.quantities].index("kl_divergence")
+    column = problem.quantities.index(problem.objectives[0])
 
     def measure(genomes: Genomes) -> Estimates:
         looked_at.update(row.tobytes() for row in np.ascontiguousarray(genomes))

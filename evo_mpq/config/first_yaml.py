@@ -62,9 +62,9 @@ space:
 
 # What the front trades off, what a candidate must keep, and what is reported on the test split besides.
 # `evo-mpq list objectives` has the names; "my_objectives:Energy" is one of your own.
-objectives: [kl_divergence, size]
+objectives: [soft_kl_divergence, size]
 #constraints: ["size <= 400 kB", "accuracy >= 0.9"]
-#metrics: [accuracy]
+#metrics: [kl_divergence, accuracy]
 
 # The first limit that is reached ends the search: evaluations, minutes, or stall (generations without gain).
 search: {{algorithm: nsga2, population: 10, evaluations: 400}}

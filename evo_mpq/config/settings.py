@@ -495,7 +495,7 @@ class Settings(Section):
 
     # not by pydantic's min_length, which calls a list empty if its entries are wrong
     objectives: Annotated[tuple[ObjectiveSettings, ...], AfterValidator(check.not_empty)] = Field(
-        default_factory=lambda: (ObjectiveSettings(kind="kl_divergence"), ObjectiveSettings(kind="size")),
+        default_factory=lambda: (ObjectiveSettings(kind="soft_kl_divergence"), ObjectiveSettings(kind="size")),
         json_schema_extra={"minItems": 1},
     )
     """What the front trades off: names, or mappings with options."""
@@ -504,8 +504,8 @@ class Settings(Section):
     """Bounds that a candidate must keep."""
 
     metrics: tuple[ObjectiveSettings, ...] | None = None
-    """What is reported on the test split; without it, the objectives that are measured on outputs, and
-    accuracy for class labels."""
+    """What is reported on the test split besides objectives that are measured on outputs; without it, kl_divergence
+    beside a softened one, and accuracy for class labels."""
 
     search: SearchSettings = Field(default_factory=lambda: SearchSettings.model_validate({}))
     """How the space is searched, and for how long."""

@@ -231,6 +231,13 @@ class Front:
             f'bound like "size<=40kB"{hint}'
         )
 
+    def best_within(self, bounds: str) -> Member | None:
+        """What `pick` takes for bounds; None where no member is within them."""
+        try:
+            return self.pick(bounds)
+        except ConfigError:
+            return None
+
     def _some_members(self) -> tuple[Member, ...]:
         if not self.members:
             raise RunError("the front is empty: nothing that meets the constraints was measured")

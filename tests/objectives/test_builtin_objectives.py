@@ -36,9 +36,10 @@ from evo_mpq.objectives.mean_squared_error import MeanSquaredError
 from evo_mpq.objectives.parameters import Parameters
 from evo_mpq.objectives.perplexity import Perplexity
 from evo_mpq.objectives.size import Size
+from evo_mpq.objectives.soft_kl_divergence import SoftKLDivergence
 from evo_mpq.space.policy import LayerPolicy, Policy
 
-OF_CLASSES = [Accuracy, CrossEntropy, ErrorRate, Flips, KLDivergence, Perplexity]
+OF_CLASSES = [Accuracy, CrossEntropy, ErrorRate, Flips, KLDivergence, Perplexity, SoftKLDivergence]
 OF_OUTPUTS = [*OF_CLASSES, MeanSquaredError]
 SECOND_ORDER = [FIMAError, FisherError, HAWQError]
 FREE = [AverageBits, BOPs, MACs, Parameters, Size]
@@ -114,7 +115,7 @@ class TestAllObjectives:
         quantity = as_quantity(cls)
         assert quantity.unit == cls.unit
         assert quantity.direction == cls.direction == ("maximize" if cls is Accuracy else "minimize")
-        logarithmic = (CrossEntropy, KLDivergence, MeanSquaredError, Perplexity, *SECOND_ORDER)
+        logarithmic = (CrossEntropy, KLDivergence, MeanSquaredError, Perplexity, SoftKLDivergence, *SECOND_ORDER)
         assert quantity.log_scale == (cls in logarithmic)
         assert (quantity.kind == "modelled") == (cls in SECOND_ORDER)
         assert quantity.form == ("outputs" if cls in OF_OUTPUTS else "called")
@@ -192,7 +193,7 @@ class TestLawsOfOutputs:
             found = measured(type(objective)(dim=dim), outputs.transpose(1, 2).contiguous(), turned)
             assert found == pytest.approx(measured(objective, outputs, batch), rel=1e-13)
 
-    @pytest.mark.parametrize("cls", [KLDivergence, Flips])
+    @pytest.mark.parametrize("cls", [KLDivergence, SoftKLDivergence, Flips])
     def test_objectives_with_the_classes_in_different_dimensions_share_a_batch(self, cls):
         outputs, batch = problem((6, 5, 5))
         for dim in (1, 2):
@@ -257,7 +258,9 @@ class TestMistakes:
         for objective in (Accuracy(), CrossEntropy(), ErrorRate()):
             assert measured(objective, outputs, other) == measured(objective, outputs, batch)
 
-    @pytest.mark.parametrize("objective", [KLDivergence(), Flips(), MeanSquaredError()], ids=lambda o: o.name)
+    @pytest.mark.parametrize(
+        "objective", [KLDivergence(), SoftKLDivergence(), Flips(), MeanSquaredError()], ids=lambda o: o.name
+    )
     def test_what_compares_with_the_float_network_needs_no_targets(self, objective):
         outputs, batch = problem(SHAPES["classes"])
         without = Batch(None, None, batch.indices, batch.reference)
@@ -288,6 +291,37 @@ class TestOracles:
         n_predictions = outputs.numel() // outputs.shape[dim]
         oracle = F.kl_div(log_q, log_p, reduction="sum", log_target=True).item() / n_predictions
         assert measured(KLDivergence(), outputs, batch) == pytest.approx(oracle, rel=1e-12)
+
+    @every_shape
+    @given(seed=SEEDS, temperature=st.floats(0.5, 10.0))
+    @settings(max_examples=15, deadline=None)
+    def test_a_softened_divergence_is_the_plain_one_of_outputs_over_t_times_its_square(self, shape, seed, temperature):
+        outputs, batch = problem(shape, seed)
+        cooled = Batch(None, None, batch.indices, batch.reference.double() / temperature)
+        plain = measured(KLDivergence(), outputs.double() / temperature, cooled)
+        found = measured(SoftKLDivergence(temperature=temperature), outputs, batch)
+        assert found == pytest.approx(temperature**2 * plain, rel=1e-12)
+
+    @every_shape
+    @given(seed=SEEDS)
+    @settings(max_examples=15, deadline=None)
+    def test_far_above_it_is_half_the_variance_of_the_errors_of_a_prediction(self, shape, seed):
+        outputs, batch = problem(shape, seed)
+        errors = (outputs.double() - batch.reference.double()).movedim(class_dim(shape), -1)
+        variance = errors.var(-1, unbiased=False).mean().item()
+        assert measured(SoftKLDivergence(temperature=1e4), outputs, batch) == pytest.approx(variance / 2, rel=1e-3)
+
+    @pytest.mark.parametrize("temperature", [0, -1, True, "2", math.inf, math.nan])
+    def test_a_temperature_is_a_positive_number(self, temperature):
+        with pytest.raises(ConfigError, match="temperature: expected a positive number"):
+            SoftKLDivergence(temperature=temperature)
+
+    def test_plain_and_softened_divergences_share_a_batch(self):
+        outputs, batch = problem(SHAPES["classes"])
+        kinds = [KLDivergence(), SoftKLDivergence(), SoftKLDivergence(temperature=1.0), SoftKLDivergence(temperature=4)]
+        together = [measured(kind, outputs, batch) for kind in kinds]
+        apart = [measured(kind, outputs, problem(SHAPES["classes"])[1]) for kind in kinds]
+        assert together == apart and together[0] == together[2] and len({*together}) == 3
 
     @every_shape
     @given(seed=SEEDS)

@@ -124,7 +124,7 @@ class TestOnnx:
         metadata = {entry.key: entry.value for entry in onnx.load(file).metadata_props}
         assert metadata["evo-mpq.verification"] == "none (--no-verify)" and not verification_path(file).exists()
 
-    @pytest.mark.parametrize("moved", ["kl_divergence", "accuracy"])
+    @pytest.mark.parametrize("moved", ["soft_kl_divergence", "accuracy"])
     def test_every_number_of_the_front_is_compared(self, opened, tmp_path, moved):
         member = opened.pick("knee")
         values = {**member.search, moved: member.search[moved] + 0.2}

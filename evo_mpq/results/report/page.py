@@ -86,7 +86,8 @@ def report_data(front: Mapping[str, Any], candidates: Mapping[str, Any], meta: M
             Optional: ``knee`` (id of a member), ``space`` (text to value, a summary), ``log10_genomes``,
             ``settings`` (text), ``versions`` (name to version), ``samples`` (split to number of samples),
             ``test_shown`` (to how many networks), ``notes`` (texts), ``log_scale`` (names of objectives),
-            ``constraints`` (each ``name, comparison, bound, unit``), ``contributions`` (document of
+            ``constraints`` (each ``name, comparison, bound, unit``), ``picks`` (each ``bounds``, likewise, and
+            ``best``, the id of a member or None), ``contributions`` (document of
             ``contributions.json``, or None), ``predictions`` (document of ``predictions.json``, or None),
             ``allocations`` (documents of the folder of that name), ``methods`` (name of every allocation method that
             there is to what it does).

@@ -46,15 +46,15 @@ def searched(front: Document) -> list[Searched]:
 
 
 def searched_sentence(front: Document, meta: Document) -> str:
-    """What is searched, and within which constraints."""
+    """What is searched, within which constraints, and what is best within the bounds to pick by."""
     kinds = ", ".join(kind.summary for kind in searched(front))
-    bounds = constraint_texts(meta)
-    text = f"Searched: {kinds}." if kinds else ""
-    return (
-        f"{text} {'Constraint' if len(bounds) == 1 else 'Constraints'}: {', '.join(bounds)}.".strip()
-        if bounds
-        else text
-    )
+    bounds, best = constraint_texts(meta), pick_texts(meta)
+    parts = [
+        f"Searched: {kinds}." if kinds else "",
+        f"{'Constraint' if len(bounds) == 1 else 'Constraints'}: {', '.join(bounds)}." if bounds else "",
+        f"Best within {'; within '.join(best)}." if best else "",
+    ]
+    return " ".join(filter(None, parts))
 
 
 def constraint_texts(meta: Document) -> list[str]:
@@ -63,10 +63,23 @@ def constraint_texts(meta: Document) -> list[str]:
     >>> constraint_texts({"constraints": [{"name": "size", "comparison": "<=", "bound": 40_000, "unit": "B"}]})
     ['size ≤ 40 kB']
     """
+    return [_bound_text(bound) for bound in meta.get("constraints", ())]
+
+
+def pick_texts(meta: Document) -> list[str]:
+    """The bounds to pick by, each with the best member.
+
+    >>> bound = {"name": "size", "comparison": "<=", "bound": 40_000, "unit": "B"}
+    >>> pick_texts({"picks": [{"bounds": [bound], "best": "5d3dfc36"}, {"bounds": [bound], "best": None}]})
+    ['size ≤ 40 kB: 5d3dfc36', 'size ≤ 40 kB: nothing']
+    """
     return [
-        f"{bound['name']} {_SIGNS[bound['comparison']]} {format_value(bound['bound'], bound['unit'])}"
-        for bound in meta.get("constraints", ())
+        f"{', '.join(map(_bound_text, pick['bounds']))}: {pick['best'] or 'nothing'}" for pick in meta.get("picks", ())
     ]
+
+
+def _bound_text(bound: Document) -> str:
+    return f"{bound['name']} {_SIGNS[bound['comparison']]} {format_value(bound['bound'], bound['unit'])}"
 
 
 def _bits(label: str, genes: Sequence[Document]) -> Searched:
