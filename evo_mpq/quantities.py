@@ -55,12 +55,12 @@ class Quantities:
         return tuple(getattr(quantity.object, "metric", quantity.object) for quantity in self.all)
 
     def with_default_metrics(self, *, class_labels: bool) -> Quantities:
-        """These with the metrics of settings that name none: the plain divergence beside a softened one, and accuracy.
+        """These with the metrics of settings that name none: accuracy, and the plain divergence beside a softened one.
 
         Where something else has the name of one, that is reported.
         """
         softened = any(_is_a(SOFTENED, quantity) for quantity in self.objectives)
-        wanted = [*([DIVERGENCE] if softened else []), *([ACCURACY] if class_labels else [])]
+        wanted = [*([ACCURACY] if class_labels else []), *([DIVERGENCE] if softened else [])]
         named = {quantity.name: quantity for quantity in self.all}
         return replace(self, metrics=(*self.metrics, *(named.get(name) or _built_in(name) for name in wanted)))
 

@@ -355,7 +355,7 @@ def test_check_says_what_a_yaml_means_and_what_a_measurement_costs(tmp_path):
         "minimize soft_kl_divergence [nats] (measured)",
         "minimize size [B] (exact)",
         "subject to size <= 2000 B",
-        "on the test split: soft_kl_divergence, kl_divergence, accuracy",
+        "on the test split: soft_kl_divergence, accuracy, kl_divergence",
         "a lower bound of the memory",
         "nats on 32 search samples",
         "the standard error falls below 5 % of it with about",

@@ -64,7 +64,7 @@ space:
 # `evo-mpq list objectives` has the names; "my_objectives:Energy" is one of your own.
 objectives: [soft_kl_divergence, size]
 #constraints: ["size <= 400 kB", "accuracy >= 0.9"]
-#metrics: [kl_divergence, accuracy]
+#metrics: [accuracy, kl_divergence]
 
 # The first limit that is reached ends the search: evaluations, minutes, or stall (generations without gain).
 search: {{algorithm: nsga2, population: 10, evaluations: 400}}

@@ -504,8 +504,8 @@ class Settings(Section):
     """Bounds that a candidate must keep."""
 
     metrics: tuple[ObjectiveSettings, ...] | None = None
-    """What is reported on the test split besides objectives that are measured on outputs; without it, kl_divergence
-    beside a softened one, and accuracy for class labels."""
+    """What is reported on the test split besides objectives that are measured on outputs; without it, accuracy for
+    class labels, and kl_divergence beside a softened one."""
 
     search: SearchSettings = Field(default_factory=lambda: SearchSettings.model_validate({}))
     """How the space is searched, and for how long."""
