@@ -264,21 +264,23 @@ class SurrogateSearch:
         front = (in_scale(self._archive.losses[self._archive.front()], self._log_scale) - best) / span
         work = None if self._after is None else SharedWork(candidates, self._after)
         means = (expected.losses - best) / span
-        picked: list[int] = []
-        if len(self._picks):
-            n_picked = int(np.ceil(PICKS_SHARE * n))
-            turn = len(self.rounds) * n_picked
-            picked = for_picks(self._picks, known, expected, self._measured[0], n_picked, turn)
-            front = np.concatenate([front, means[picked]])
-        n_left = n - len(picked)
-        n_bold = int(np.ceil(EXPLORATION * n_left)) if n_left > 1 else 0
-        chosen = greedy_batch(
-            front, (hopeful - best) / span, n_left - n_bold, expected.feasible, work=work, chosen=picked
-        )
-        bold = means - 2.0 * expected.deviations / span
+        picked = self._for_picks(known, expected, n)
+        front = np.concatenate([front, means[picked]])
+        left = n - len(picked)
+        n_bold = int(np.ceil(EXPLORATION * left)) if left > 1 else 0
+        hopeful = (hopeful - best) / span
+        chosen = greedy_batch(front, hopeful, left - n_bold, expected.feasible, work=work, chosen=picked)
         front, chosen = np.concatenate([front, means[chosen]]), [*picked, *chosen]
+        bold = means - 2.0 * expected.deviations / span
         more = greedy_batch(front, bold, n - len(chosen), expected.feasible, work=work, chosen=chosen)
         return [*chosen, *more]
+
+    def _for_picks(self, known: Losses, expected: Expectation, n: int) -> list[int]:
+        """The part of a batch of ``n`` that is for the best within the limits that a user will pick by."""
+        if not len(self._picks):
+            return []
+        n = int(np.ceil(PICKS_SHARE * n))
+        return for_picks(self._picks, known, expected, self._measured[0], n, turn=n * len(self.rounds))
 
     def _comparable(self) -> tuple[np.ndarray, Losses]:
         """Rows that candidates are compared with, those that are feasible if any is, and their losses in scale."""
