@@ -67,6 +67,7 @@ objectives: [soft_kl_divergence, size]
 #metrics: [accuracy, kl_divergence]
 
 # The first limit that is reached ends the search: evaluations, minutes, or stall (generations without gain).
+# With picks: ["size <= 400 kB"] it looks for the best network of that size besides.
 search: {{algorithm: nsga2, population: 10, evaluations: 400}}
 
 # How numbers become integers: granularity channel, tensor or {{group: 64}}; clip mse, minmax or
