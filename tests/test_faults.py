@@ -288,7 +288,11 @@ def test_a_second_run_in_a_directory_is_refused_as_long_as_the_first_goes_on(pro
     yaml, out = project
     child = Child("run", yaml, "--out", out, "--quiet")
     wait_until(lambda: size_of(out / "journal") > 0, child)
-    result = run(yaml, out, code=2)
+    os.kill(child.pid, signal.SIGSTOP)  # so that it goes on for as long as this one takes
+    try:
+        result = run(yaml, out, code=2)
+    finally:
+        os.kill(child.pid, signal.SIGCONT)
     assert f"is in use by process {child.pid} on" in result.stderr
     assert child.end()[0] == 0
     assert findings(out) == uninterrupted[0]
