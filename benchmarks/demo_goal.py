@@ -85,7 +85,7 @@ def main() -> None:
             "CPU s",
             "float kB",
             "picked kB",
-            "search KL",
+            "search loss",
             "float test %",
             "picked test %",
             "lost points",
