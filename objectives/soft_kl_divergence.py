@@ -17,9 +17,9 @@ from evo_mpq.objectives.kl_divergence import KLDivergence
 class SoftKLDivergence(KLDivergence):
     """T² KL(float ‖ compressed) of outputs that are divided by a temperature T before the softmax.
 
-    The loss of distillation (Hinton et al. 2015). Most of a plain divergence comes from the few samples that the network
-    is in doubt about, and a search fits their noise; softened, all samples count. By 100 to 400 images it chooses networks
-    with 1 to 12 % less plain divergence on others; where samples suffice the two choose alike.
+    The loss of distillation (Hinton et al. 2015). Most of a plain divergence comes from the few samples that the
+    network is in doubt about, and a search fits their noise; softened, all samples count. By 100 to 400 images it
+    chooses networks with 1 to 12 % less plain divergence on others; where samples suffice the two choose alike.
 
     Attributes:
         temperature: T. At 1 it is the plain divergence; far above 2 classes count that hardly matter.
