@@ -67,9 +67,7 @@ CASES: Mapping[str, Case] = {
         (200, 400, 1000, 3000),
     ),
     "tiny_gpt": Case(
-        lambda: network_problem(
-            "tiny_gpt", prune={"ratios": RATIOS}, drop=list(SETTINGS["tiny_gpt"].drop), metrics=["kl_divergence"]
-        ),
+        lambda: network_problem("tiny_gpt", prune={"ratios": RATIOS}, drop=list(SETTINGS["tiny_gpt"].drop)),
         150,
         (20, 78),
     ),
