@@ -117,8 +117,8 @@ def main() -> None:
         "Over random splits: does the exact front hand over better networks than sensitivity + program?",
         ["space", "searched by", "held-out ratio (95 %)", "range"],
         rows,
-        f"Plain KL of what is handed over at nine sizes, geometric means; {N_SPLITS} splits of {n_images} images, {N_SEARCHED} "
-        "of them searched. The whole table and front of the program are measured.",
+        f"Plain KL of what is handed over at nine sizes, geometric means; {N_SPLITS} splits of {n_images} images, "
+        f"{N_SEARCHED} of them searched. The whole table and front of the program are measured.",
     )
 
 
