@@ -84,7 +84,7 @@ class Proposed:
         self.own_seconds = time.process_time() - began - counted.measuring
         self.name = name
         self.losses, self.errors = found.losses, found.standard_errors
-        self.held_out = source.test(self.genomes)
+        self.held_out = source.test_kl(self.genomes)
         self.sizes = cost(self.genomes)
         self.measurements, self.seconds = counted.measurements, self.own_seconds + counted.seconds
 

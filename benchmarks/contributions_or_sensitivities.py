@@ -56,7 +56,7 @@ class Arm:
         self.genomes = counted.genomes
         found = source.search(self.genomes)
         self.losses, self.errors = found.losses, found.standard_errors
-        self.held_out, self.sizes = source.test(self.genomes), cost(self.genomes)
+        self.held_out, self.sizes = source.test_kl(self.genomes), cost(self.genomes)
         self.measurements = counted.measurements
 
 

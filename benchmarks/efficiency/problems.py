@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.efficiency.synthetic import pairs, unmeasured_problem
-from benchmarks.efficiency.worlds import Cached, FromTable, World
-from benchmarks.exact_front import JOINT, TABLES, Table, problem_of, table_file
+from benchmarks.efficiency.worlds import Cached, Resplit, World
+from benchmarks.every_image import N_SEARCHED, EveryImage
+from benchmarks.exact_front import JOINT, TABLES
 from benchmarks.gene_kinds import RATIOS, SETTINGS, WEIGHTS
 from benchmarks.gene_kinds import arms as gene_kinds
 from benchmarks.mixed_pairs import seconds_each
 from benchmarks.problems import built_in, joint
-from benchmarks.search_quality import Stored
 from evo_mpq import plugins
 from evo_mpq.costs import computed_costs, layer_scopes
 from evo_mpq.measure.candidate import Candidate
@@ -102,8 +102,17 @@ def with_seeders(problem: Problem) -> Problem:
 
 
 def world(name: str) -> World:
-    """A problem by its name, see `NAMES`."""
+    """A problem by its name, see `NAMES`; of images that can be split anew, on the first split."""
     return NAMES[name]()
+
+
+def worlds(name: str, n_seeds: int) -> list[World]:
+    """A problem once a seed: on a split of its own where every network is known on every image."""
+    place = world(name)
+    source = place.source
+    if not isinstance(source, Resplit):
+        return [place] * n_seeds
+    return [place, *(place.on(source.again(seed)) for seed in range(1, n_seeds))]
 
 
 def _costs(problem: Problem) -> list[Any]:
@@ -115,17 +124,16 @@ def _cached(name: str, problem: Problem) -> Cached:
     return Cached(problem, TABLES / f"efficiency_{name}.npz")
 
 
-def _table(name: str, space: str) -> World:
-    stored = Stored(Table.read(table_file(0, space)))
-    problem = with_seeders(problem_of(space, 0))
+def _enumerated(space: str) -> World:
+    every = EveryImage(space)
+    problem = with_seeders(every.problem)
     costs = _costs(problem)
-    everything = stored.table.genomes.astype(np.int64)
-    source = FromTable(stored, seconds_each(problem), _cached(name, problem))
-    return World(name, problem, source, costs, costs, everything, len(problem.network.splits.search))
+    source = Resplit(every, 0, seconds_each(problem))
+    return World(space, problem, source, costs, costs, every.genomes, N_SEARCHED)
 
 
 def _switches() -> World:
-    stored = Stored(Table.read(table_file(0, "joint")))
+    joint_space = _enumerated("joint")
     objectives = ["soft_kl_divergence", "size", {"kind": KernelSwitches}]
     problem = with_seeders(joint(weight_bits=(2, 4), seed=0, objectives=objectives, **JOINT))
     size = _costs(problem)[0]
@@ -147,10 +155,8 @@ def _switches() -> World:
         )
     ]
     exact: FactoredFunction = decomposed(space, times, [*scopes, *near, *across], np.random.default_rng(0))
-    everything = stored.table.genomes.astype(np.int64)
-    source = FromTable(stored, seconds_each(_table("joint", "joint").problem), _cached("joint", problem))
-    samples = len(problem.network.splits.search)
-    return World("kernel_switches", problem, source, [size, exact], [size, exact], everything, samples)
+    source, everything = joint_space.source, joint_space.everything
+    return World("kernel_switches", problem, source, [size, exact], [size, exact], everything, N_SEARCHED)
 
 
 def _synthetic() -> World:
@@ -221,8 +227,8 @@ def _tiny_gpt() -> World:
 
 
 NAMES: Mapping[str, Callable[[], World]] = {
-    "bits": lambda: _table("bits", "bits"),
-    "joint": lambda: _table("joint", "joint"),
+    "bits": lambda: _enumerated("bits"),
+    "joint": lambda: _enumerated("joint"),
     "pairs_60": _synthetic,
     "residual_mlp": _residual_mlp,
     "kernel_switches": _switches,
@@ -230,4 +236,4 @@ NAMES: Mapping[str, Callable[[], World]] = {
     "canvas_mixed": _canvas_mixed,
     "tiny_gpt": _tiny_gpt,
 }
-"""The first two and `kernel_switches` against exact fronts, the others against the best that is known."""
+"""The first two and `kernel_switches` against exact fronts of each split, the others against the best that is known."""

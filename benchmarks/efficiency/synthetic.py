@@ -73,6 +73,8 @@ class Pairs:
         """The same: there are no samples."""
         return self.losses(genomes)
 
+    test_kl = test
+
     def without_interference(self) -> FactoredFunction:
         """``e'e``, which has the front of the loss where C is the identity."""
         return additive(self.space, OptionTable.of(list(self.amplitudes**2)))

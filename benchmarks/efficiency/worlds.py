@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from benchmarks.every_image import EveryImage
 from benchmarks.search_quality import Stored
 from evo_mpq.measure.executors import InProcess
 from evo_mpq.measure.measurements import Measurements
@@ -38,11 +39,14 @@ class Source(Protocol):
         """Losses that are searched on; on a part of the samples."""
 
     def test(self, genomes: Genomes) -> FloatVector:
-        """``(n,)`` losses on samples that are not searched."""
+        """``(n,)`` the same losses on samples that are not searched."""
+
+    def test_kl(self, genomes: Genomes) -> FloatVector:
+        """``(n,)`` plain KL on these."""
 
 
 class Cached:
-    """Losses of a network, each measured once and kept in a file: its first objective, and the plain KL on test ones.
+    """Losses of a network, each measured once and kept in a file: of its first objective, and plain KL on test samples.
 
     Args:
         problem: of the network.
@@ -54,7 +58,7 @@ class Cached:
         self._file = file
         self._executor = InProcess(problem.compressor, problem.quantities, 1 << 29)
         names = [quantity.name for quantity in problem.quantities]
-        self._columns = {"search": names.index(problem.objectives[0].name), "test": names.index("kl_divergence")}
+        self._columns = [names.index(name) for name in (problem.objectives[0].name, "kl_divergence")]
         self._known: dict[str, dict[bytes, tuple[float, float]]] = {"search": {}, "test": {}}
         self._genomes: dict[bytes, np.ndarray] = {}
         self._seconds, self._n = 0.0, 0
@@ -84,13 +88,16 @@ class Cached:
     def test(self, genomes: Genomes) -> FloatVector:
         return self._values(genomes, "test")[:, 0]
 
+    def test_kl(self, genomes: Genomes) -> FloatVector:
+        return self._values(genomes, "test")[:, 1]
+
     def save(self) -> None:
         """Writes all that is known."""
         if self._file is None:
             return
         keys = list(self._known["search"])
         values = np.array([self._known["search"][key] for key in keys])
-        test = np.array([self._known["test"].get(key, (np.nan, np.nan))[0] for key in keys])
+        test = np.array([self._known["test"].get(key, (np.nan, np.nan)) for key in keys])
         self._file.parent.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(
             self._file,
@@ -108,11 +115,12 @@ class Cached:
         rows = zip(keys, arrays["losses"], arrays["errors"], arrays["test"], strict=True)
         for key, loss, error, test in rows:
             self._known["search"][key] = (float(loss), float(error))
-            if np.isfinite(test):
-                self._known["test"][key] = (float(test), np.nan)
+            if np.isfinite(test).all():
+                self._known["test"][key] = (float(test[0]), float(test[1]))
         self._seconds, self._n = float(arrays["spent"][0]), int(arrays["spent"][1])
 
     def _values(self, genomes: Genomes, split: str, share: float = 1.0) -> FloatMatrix:
+        """``(n, 2)`` losses with their standard errors, or, on the test split, with plain KLs."""
         keys = genome_keys(genomes)
         known = self._known.setdefault(split if share == 1 else f"{split}, {share:g}", {})
         new = {key: row for key, row in zip(keys, genomes, strict=True) if key not in known}
@@ -132,10 +140,10 @@ class Cached:
         elif split == "search":
             self._seconds += seconds
             self._n += len(keys)
-        column = self._columns[split]
-        pairs = zip(found.values[:, column], found.standard_errors[:, column], strict=True)
+        losses, kls = found.values[:, self._columns].T
+        others = kls if split == "test" else found.standard_errors[:, self._columns[0]]
         known = self._known[split if share == 1 else f"{split}, {share:g}"]
-        known.update(zip(keys, ((float(one), float(error)) for one, error in pairs), strict=True))
+        known.update(zip(keys, zip(losses.tolist(), others.tolist(), strict=True), strict=True))
         self._genomes.update(zip(keys, genomes, strict=True))
 
 
@@ -145,27 +153,59 @@ class FromTable:
     Args:
         stored: the space.
         seconds_each: CPU seconds that a measurement takes.
-        parts: measures on a part of the samples, of which there is no table.
     """
 
-    def __init__(self, stored: Stored, seconds_each: float, parts: Cached | None = None) -> None:
+    sketch_seconds_each = 0.0
+
+    def __init__(self, stored: Stored, seconds_each: float) -> None:
         self._stored = stored
-        self._parts = parts
         self.seconds_each = seconds_each
 
-    @property
-    def sketch_seconds_each(self) -> float:
-        return self._parts.sketch_seconds_each if self._parts else 0.0
-
     def search(self, genomes: Genomes, share: float = 1.0) -> Estimates:
-        if share < 1:
-            assert self._parts is not None
-            return self._parts.search(genomes, share)
+        assert share == 1, "a table is of all samples"
         rows, table = self._stored.rows(genomes), self._stored.table
         return Estimates(table.search_loss[rows], table.search_loss_error[rows])
 
     def test(self, genomes: Genomes) -> FloatVector:
+        return self.test_kl(genomes)
+
+    def test_kl(self, genomes: Genomes) -> FloatVector:
         return self._stored.table.test_kl[self._stored.rows(genomes)]
+
+
+class Resplit:
+    """Losses of a space whose every network was measured on every image, on a random split of the images.
+
+    Args:
+        every: all that was measured.
+        seed: of the split.
+        seconds_each: CPU seconds that a measurement takes.
+    """
+
+    sketch_seconds_each = 0.0
+
+    def __init__(self, every: EveryImage, seed: int, seconds_each: float) -> None:
+        self._every = every
+        self.seconds_each = seconds_each
+        searched, others = every.split(seed)
+        losses = every.softened[:, searched].astype(np.float64)
+        self._losses, self._errors = losses.mean(axis=1), losses.std(axis=1, ddof=1) / np.sqrt(len(searched))
+        self._test, self._test_kl = (part[:, others].mean(axis=1, dtype=np.float64) for part in every.divergences)
+
+    def again(self, seed: int) -> Resplit:
+        """The same space on another split."""
+        return Resplit(self._every, seed, self.seconds_each)
+
+    def search(self, genomes: Genomes, share: float = 1.0) -> Estimates:
+        assert share == 1, "so few samples are not divided"
+        rows = self._every.rows(genomes)
+        return Estimates(self._losses[rows], self._errors[rows])
+
+    def test(self, genomes: Genomes) -> FloatVector:
+        return self._test[self._every.rows(genomes)]
+
+    def test_kl(self, genomes: Genomes) -> FloatVector:
+        return self._test_kl[self._every.rows(genomes)]
 
 
 class World:
@@ -201,6 +241,10 @@ class World:
         self.everything = everything
         self.measuring = 0.0
         """CPU seconds spent on measuring, which are not the searcher's."""
+
+    def on(self, source: Source) -> World:
+        """The same problem with other losses."""
+        return World(self.name, self.problem, source, self.costs, self.programs, self.everything, self.samples)
 
     def measure(self, genomes: Genomes, share: float = 1.0) -> Measurements:
         """As a run would; on a part of the samples."""

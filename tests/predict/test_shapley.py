@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import truncnorm
 
 from evo_mpq.errors import MeasurementError
 from evo_mpq.optimize.seeders.shapley import shapley
-from evo_mpq.predict.shapley.contributions import Contributions
+from evo_mpq.predict.shapley.contributions import Contributions, expected_if_positive
 from evo_mpq.predict.shapley.estimators import ESTIMATORS
 from evo_mpq.predict.shapley.kernel import drawn_pairs, kernel
 from evo_mpq.predict.shapley.lattice import lattice
@@ -21,6 +22,7 @@ from evo_mpq.predict.shapley.levels import level_shares
 from evo_mpq.predict.shapley.permutation import permutation
 from evo_mpq.predict.shapley.walks import Walks
 from evo_mpq.predict.tables.options import Estimates, OptionTable, additive
+from evo_mpq.predict.tables.sensitivities import measured_sensitivities
 from evo_mpq.predict.tables.tables import Tables
 from evo_mpq.space.building import SpaceLayer, build_space
 from evo_mpq.space.genes import Gene
@@ -343,7 +345,16 @@ def test_a_step_that_no_walk_came_to_is_unknown_and_taken_for_the_costliest() ->
     visits = (np.array([0, 2, 2]), np.array([2]))
     found = Contributions(steps, (np.full(3, 0.1), np.full(1, 0.1)), visits, np.full(2, 0.1), 9, 0.0, 5.0)
     assert np.isnan(found.totals[0]) and found.efficiency_gap == pytest.approx(0.5)
-    assert found.table().losses[0].tolist() == [4.5, 1.5, 0.5, 0.0]
+    assert found.table().losses[0].tolist() == pytest.approx([4.5, 1.5, 0.5, 0.0])
+
+
+def test_a_step_is_taken_for_what_is_expected_of_a_positive_number() -> None:
+    means, errors = np.array([-3.0, -0.5, 0.0, 0.5, 20.0]), np.array([1.0, 2.0, 0.1, 0.5, 1.0])
+    oracle = truncnorm.mean(-means / errors, np.inf, loc=means, scale=errors)
+    np.testing.assert_allclose(expected_if_positive(means, errors), oracle)
+    assert expected_if_positive(means, np.full(5, np.nan)).tolist() == means.tolist()
+    far = expected_if_positive(np.array([-1e6, 1e6]), np.ones(2))
+    assert 0 < far[0] < 1e-5 and far[1] == 1e6
 
 
 def test_momentum_weighs_late_walks_more() -> None:
@@ -393,8 +404,51 @@ def test_levels_divide_totals_and_priors_stand_in_for_unknown_ones() -> None:
     np.testing.assert_allclose(shares[2], [0.8, 0.2])  # 4^-b
     np.testing.assert_allclose(shares[3], [0.75, 0.25])  # squared ratios
     assert shares[1].tolist() == [1.0]
-    found = estimated("kernel", space, random_loss(space, 0), 40, levels=table)
+    found = estimated("permutation", space, random_loss(space, 0), 40, levels=table)
     np.testing.assert_allclose(found.increments[0], found.totals[0] * shares[0])
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("bits", [(2, 4), (2, 3, 4), (2, 3, 4, 6, 8)])
+def test_kernel_finds_every_step_of_an_additive_game_whose_table_is_known(bits: tuple[int, ...], seed: int) -> None:
+    space = chain(6, bits)
+    steps = np.random.default_rng(seed).uniform(0.1, 1.0, (6, len(bits) - 1))
+    table = OptionTable.of([np.append(np.cumsum(row[::-1])[::-1], 0.0) for row in steps])
+    found = estimated("kernel", space, additive(space, table), 4 * 6, seed, levels=table)
+    np.testing.assert_allclose(np.array(found.increments), steps, rtol=1e-8)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_kernel_is_near_the_game_of_steps_where_errors_of_rounding_interfere(seed: int) -> None:
+    space = chain(6)
+    mix = np.random.default_rng(seed).normal(size=(6, 6)) + 2.0 * np.eye(6)
+
+    def loss(genomes: Genomes) -> FloatVector:
+        errors = (2.0 ** -np.array([2, 3, 4]))[genomes] @ mix
+        return np.asarray((errors**2).sum(axis=1), dtype=np.float64)
+
+    table = measured_sensitivities(space, Counted(space, loss))
+    truth = estimated("exact", space, loss, PLENTY)
+    found, whole = (estimated(name, space, loss, 24, seed, levels=table) for name in ("kernel", "permutation"))
+    steps = np.concatenate(truth.increments)
+    assert relative(found.totals, truth.totals) < 0.15
+    assert relative(np.concatenate(found.increments), steps) < relative(np.concatenate(whole.increments), steps)
+
+
+def test_steps_that_a_table_takes_for_free_share_what_is_lost_there() -> None:
+    space = with_blocks()
+    table = OptionTable.of([np.append(1.0, np.zeros(c - 1)) for c in space.cardinalities])
+    found = estimated("kernel", space, random_loss(space, 0), 40, levels=table)
+    assert found.efficiency_gap < 1e-9
+
+
+def test_where_the_option_above_the_cheapest_fails_kernel_plays_whole_genes() -> None:
+    space = chain(4)
+    found = estimated(
+        "kernel", space, lambda genomes: np.where((genomes == 1).any(1), np.nan, 8.0 - genomes.sum(1)), 20
+    )
+    np.testing.assert_allclose(found.totals, 2.0)
+    assert found.efficiency_gap < 1e-9
 
 
 def test_the_table_sums_steps_from_the_top_and_never_rewards_a_step_down() -> None:

@@ -12,6 +12,9 @@ from evo_mpq.predict.shapley.games import Game
 from evo_mpq.predict.tables.options import OptionTable
 from evo_mpq.typing import FloatVector
 
+_FAR = -20.0
+"""Standard errors below zero from where the expectation of a positive number is the error over their number."""
+
 
 @dataclass(frozen=True, eq=False)
 class Contributions:
@@ -54,19 +57,41 @@ class Contributions:
     def table(self) -> OptionTable:
         """What options cost by their contributions: the sum of the steps above each of them.
 
-        A step that seems to lower the loss, mostly by the noise of sampling, would be taken for nothing by a program:
-        no option costs less than the one above it. That is a running maximum and not a cut of the negative steps,
-        which would leave their noise in all options below. Steps that nothing is known of cost as much as the
-        costliest one of all. A standard error is that of independent steps.
+        A step that seems to lower the loss, mostly by the noise of sampling, would be taken for nothing by a program,
+        and its option chosen everywhere. No step is taken to cost less than nothing, so that it counts by what is
+        expected of a positive number, given its estimate and standard error; where the error is unknown, no option
+        costs less than the one above it. (A cut of negative steps would leave their noise in all options below.)
+        Steps that nothing is known of cost as much as the costliest one of all. A standard error is that of
+        independent steps.
         """
         known = np.concatenate(self.increments)
         worst = float(np.nanmax(known, initial=0.0))
         losses, errors = [], []
         for steps, spreads in zip(self.increments, self.standard_errors, strict=True):
-            from_top = np.cumsum(np.where(np.isnan(steps), worst, steps)[::-1])
+            costs = np.where(np.isnan(steps), worst, expected_if_positive(steps, spreads))
+            from_top = np.cumsum(costs[::-1])
             losses.append(np.append(np.maximum.accumulate(np.maximum(from_top, 0.0))[::-1], 0.0))
             errors.append(np.append(np.sqrt(np.cumsum(spreads[::-1] ** 2))[::-1], 0.0))
         return OptionTable(tuple(losses), tuple(errors), self.top)
+
+
+def expected_if_positive(means: FloatVector, errors: FloatVector) -> FloatVector:
+    """``(n,)`` expectations of normal numbers that are known to be positive; the mean where the error is unknown or 0.
+
+    >>> expected_if_positive(np.array([5.0, 0.0, -1.0]), np.array([1.0, 1.0, np.nan])).round(3).tolist()
+    [5.0, 0.798, -1.0]
+    """
+    from scipy.special import log_ndtr  # SciPy takes a moment to import
+
+    usable = errors > 0
+    scale = np.where(usable, errors, 1.0)
+    ratios = means / scale
+    near = np.maximum(ratios, _FAR)  # beyond, the two terms below would cancel
+    positive = scale * (near + np.exp(-0.5 * near**2 - 0.5 * np.log(2 * np.pi) - log_ndtr(near)))
+    expected: FloatVector = np.where(
+        usable, np.where(ratios < _FAR, scale / -np.minimum(ratios, _FAR), positive), means
+    )
+    return expected
 
 
 def of_totals(

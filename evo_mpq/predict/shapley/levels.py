@@ -23,8 +23,29 @@ def level_shares(space: SearchSpace, levels: OptionTable | None = None) -> tuple
         steps = None if levels is None else np.maximum(-np.diff(levels.losses[gene]), 0.0)
         if steps is None or not np.isfinite(steps).all() or steps.sum() <= 0:
             steps = -np.diff(expected_losses(member))
-        shares.append(steps / steps.sum())
+        shares.append(in_shares(steps))
     return tuple(shares)
+
+
+def expected_steps(space: SearchSpace, levels: OptionTable | None = None) -> tuple[FloatVector, ...]:
+    """Per gene ``(cardinality - 1,)`` what its steps are expected to contribute, up to a common factor.
+
+    Args:
+        space: of the genes.
+        levels: what options cost alone; without it, or where it says nothing of some gene, all genes count alike.
+    """
+    totals = np.ones(space.n_genes)
+    if levels is not None:
+        alone = np.maximum([row[0] for row in levels.losses], 0.0)
+        if np.isfinite(alone).all() and alone.sum() > 0:
+            totals = alone
+    return tuple(total * share for total, share in zip(totals, level_shares(space, levels), strict=True))
+
+
+def in_shares(steps: FloatVector) -> FloatVector:
+    """Steps in proportion, or all alike where they are 0; they sum to 1, unless there are none."""
+    total = steps.sum()
+    return steps / total if total > 0 else np.full(len(steps), 1.0 / max(len(steps), 1))
 
 
 def expected_losses(gene: Gene) -> FloatVector:
