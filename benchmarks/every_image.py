@@ -57,8 +57,13 @@ class EveryImage:
 
     def split(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Positions of images that are searched, and of the others."""
-        order = np.random.default_rng(seed).permutation(self.plain.shape[1])
-        return np.sort(order[:N_SEARCHED]), np.sort(order[N_SEARCHED:])
+        return drawn_split(self.plain.shape[1], seed)
+
+
+def drawn_split(n_images: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ascending positions of images that are searched, and of the others."""
+    order = np.random.default_rng(seed).permutation(n_images)
+    return np.sort(order[:N_SEARCHED]), np.sort(order[N_SEARCHED:])
 
 
 def _measure(problem: Problem, files: list[Path]) -> None:

@@ -54,6 +54,7 @@ class Judged:
         smallest: bytes of the smallest network with a loss of at most 0.1.
         held_out: ``(2, 9)`` losses and plain KLs of what is handed over for each budget of size, at least the floor.
         fits: ``(9,)`` whether it is within the budget.
+        at_many: ``(n,)`` held-out losses at many budgets, at least the floor; NaN where nothing fits.
     """
 
     share: float
@@ -64,17 +65,19 @@ class Judged:
     smallest: float
     held_out: FloatMatrix
     fits: np.ndarray
+    at_many: FloatVector
 
-    def ratios(self, other: Judged) -> tuple[float, float]:
-        """Of held-out losses and of plain KLs to another's, geometric means over budgets that both keep; 1 without any.
+    def ratios(self, other: Judged) -> FloatVector:
+        """``(3,)`` of held-out losses, of plain KLs, and of held-out losses at many budgets, to another's.
 
-        Where nothing fits, the smallest is handed over, whose loss is low because it is too large.
+        Geometric means over budgets that both keep, 1 without any. Where nothing fits, the smallest is handed over,
+        whose loss is low because it is too large.
         """
         both = self.fits & other.fits
         if not both.any():
-            return 1.0, 1.0
-        loss, kl = np.exp(np.log(self.held_out[:, both] / other.held_out[:, both]).mean(axis=1))
-        return float(loss), float(kl)
+            return np.ones(3)
+        logs = np.log(self.held_out[:, both] / other.held_out[:, both]).mean(axis=1)
+        return np.exp([*logs, np.nanmean(np.log(self.at_many / other.at_many))])
 
 
 Runs = dict[tuple[str, int, int], Found]
@@ -120,6 +123,7 @@ def judged(place: World, found: Found, best: Judge, held_out: FloatVector) -> Ju
     """What a run is worth."""
     losses, costs = place.source.search(found.genomes).losses, place.computed(found.genomes)
     handed = found.genomes[best.handed_over(losses, costs)]
+    many = found.genomes[best.handed_over(losses, costs, best.many_budgets)]
     good = losses <= LOSS_OF_RANGE
     own = place.source.test(handed)
     return Judged(
@@ -133,6 +137,11 @@ def judged(place: World, found: Found, best: Judge, held_out: FloatVector) -> Ju
         float(costs[good, 0].min()) if good.any() else np.inf,
         np.maximum([own, place.source.test_kl(handed)], best.floor),
         np.all(place.computed(handed) <= best.budgets, axis=1),
+        np.where(
+            np.all(place.computed(many) <= best.many_budgets, axis=1),
+            np.maximum(place.source.test(many), best.floor),
+            np.nan,
+        ),
     )
 
 
@@ -214,7 +223,7 @@ def show_gates(
         theirs = [results[BASELINE, budget, seed] for seed in range(n_seeds)]
         difference = np.median([one.share for one in ours]) - np.median([one.share for one in theirs])
         ratios = np.array([one.ratios(other) for one, other in zip(ours, theirs, strict=True)])
-        (ratio, low, high), plain = paired(ratios[:, 0]), paired(ratios[:, 1])
+        (ratio, low, high), plain, at_many = (paired(column) for column in ratios.T)
         common = [
             common_share(place, front, runs["engine", budget, seed], runs[BASELINE, budget, seed])
             for seed, (place, front) in enumerate(zip(places, best, strict=True))
@@ -227,6 +236,7 @@ def show_gates(
                 "pass" if difference >= -TIE else "FAIL",
                 f"{ratio:.3f} ({low:.3f}–{high:.3f})",
                 "FAIL" if low > 1 else "pass",
+                "{:.3f} ({:.3f}–{:.3f})".format(*at_many),
                 "{:.3f} ({:.3f}–{:.3f})".format(*plain),
                 "{:.3f} ({:.3f}–{:.3f})".format(*paired(1 / np.array([one.regret for one in theirs]))),
                 f"{ahead:+.4f}",
@@ -243,7 +253,8 @@ def show_gates(
             "gate",
             "held-out loss where both fit, ratio (95 %)",
             "gate",
-            "plain KL, ratio",
+            "at many sizes",
+            "plain KL",
             "the front's own ratio",
             "share where both reach",
             "kB for a loss of .1",

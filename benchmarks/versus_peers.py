@@ -22,9 +22,11 @@ import numpy as np
 from benchmarks.peers import ours
 from benchmarks.peers.crossing import Settings
 from benchmarks.peers.environments import FOLDER, answered
-from benchmarks.peers.judge import Entry, Judge, Judged, Verdict, mcnemar, n_worse_beyond_chance, paired_verdict
+from benchmarks.peers.judge import Entry, Judge, Judged, mcnemar
 from benchmarks.peers.tasks import BUILDERS, prepared
+from benchmarks.peers.verdicts import Verdict, n_worse_beyond_chance, verdict_of
 from benchmarks.presenting import show
+from evo_mpq.measure.statistics import paired_interval
 
 BUDGETS = (2.25, 2.5, 3.0, 3.5, 4.0)
 """Average bits of a weight."""
@@ -242,7 +244,7 @@ def show_allocations(contests: Sequence[Contest], budgets: Sequence[float], tabl
             pairs = [(arms[OURS][budget], arms[name][budget]) for arms in found if budget in arms[name]]
             if not pairs:
                 continue
-            verdicts = [paired_verdict(*pair) for pair in pairs]
+            verdicts = [verdict_of(paired_interval(mine.kl, other.kl, mine.groups)) for mine, other in pairs]
             words = [verdict.word for verdict in verdicts]
             if name != OURS:
                 compared += verdicts

@@ -15,11 +15,14 @@ from benchmarks.efficiency.judges import judge_of
 from benchmarks.efficiency.problems import with_seeders
 from benchmarks.efficiency.synthetic import ALL_TWO_BITS, pairs, unmeasured_problem
 from benchmarks.efficiency.worlds import FromTable, World
+from benchmarks.every_image import drawn_split
 from benchmarks.exact_front import ORACLE, Table
 from benchmarks.judging import LOWEST_FLOOR, Oracle, oracle
+from benchmarks.peers.verdicts import Verdict, n_worse_beyond_chance, verdict_of
 from benchmarks.presenting import spread
-from benchmarks.search_efficiency import judge, measurements_to, paired
+from benchmarks.search_efficiency import judge, judged, measurements_to, paired
 from benchmarks.search_quality import ARMS, Stored
+from evo_mpq.measure.statistics import Interval
 from evo_mpq.optimize.pareto import non_dominated
 from evo_mpq.optimize.programs.elimination import pareto_program
 from evo_mpq.predict.factored import Factor, FactoredFunction
@@ -200,3 +203,35 @@ def test_paired_interval_is_of_ratios() -> None:
     ratio, low, high = paired(np.array([0.5, 2.0, 1.0]))
     assert ratio == pytest.approx(1)
     assert low * high == pytest.approx(1) and low < 1
+
+
+def test_a_search_compared_with_itself_is_level_at_all_sizes(small_world: World) -> None:
+    found = EFFICIENCY_ARMS["engine"].run(small_world, 60, seed=0)
+    front, held_out = judge(small_world)
+    own = judged(small_world, found, front, held_out)
+    assert own.ratios(own) == pytest.approx(1)
+    worse = judged(small_world, found.first(25), front, held_out)
+    ratio, kl, at_many = worse.ratios(own)
+    assert ratio == kl > 1 and at_many > 1
+    assert len(own.at_many) == len(front.many_budgets) > len(front.budgets) == 9
+
+
+def test_searched_and_judging_images_are_disjoint_and_drawn_anew_by_every_seed() -> None:
+    first, again, other = (drawn_split(897, seed) for seed in (0, 0, 1))
+    for searched, others in (first, other):
+        assert sorted([*searched, *others]) == list(range(897)) and len(searched) == 400
+    assert np.array_equal(first[0], again[0]) and not np.array_equal(first[0], other[0])
+
+
+def test_verdicts_beyond_chance_are_those_that_so_many_comparisons_leave() -> None:
+    chance = [Verdict("", "worse", 0.04), *(Verdict("", "tied", 0.5) for _ in range(19))]
+    assert n_worse_beyond_chance(chance) == 0
+    assert n_worse_beyond_chance([*chance, Verdict("", "worse", 1e-4), Verdict("", "better", 1e-9)]) == 1
+    assert n_worse_beyond_chance([Verdict("", "worse", 0.04)]) == 1
+
+
+def test_a_verdict_reads_an_interval() -> None:
+    assert verdict_of(Interval(-0.1, -0.2, -0.01)).word == "better"
+    edge = verdict_of(Interval(0.196, 0.0, 0.392))
+    assert edge.word == "tied" and edge.p == pytest.approx(0.05, rel=1e-3)
+    assert verdict_of(Interval(0.1, None, None)) == Verdict("+0.1", "unknown", 1.0)

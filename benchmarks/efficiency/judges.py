@@ -14,6 +14,9 @@ from evo_mpq.typing import FloatMatrix, FloatVector
 N_GRID = 3
 """Bounds on each of two costs: nine budgets in all."""
 
+N_MANY, N_FINE_GRID = 200, 14
+"""Likewise, of many budgets."""
+
 
 @dataclass(frozen=True, eq=False)
 class Judge:
@@ -34,7 +37,14 @@ class Judge:
     @property
     def budgets(self) -> FloatMatrix:
         """``(9, k)`` bounds on costs: from 1.02 times the front's smallest to its largest."""
-        n = N_BUDGETS if self.costs.shape[1] == 1 else N_GRID
+        return self._grid(N_BUDGETS if self.costs.shape[1] == 1 else N_GRID)
+
+    @property
+    def many_budgets(self) -> FloatMatrix:
+        """``(n, k)`` more of them in the same range, so that no single network decides."""
+        return self._grid(N_MANY if self.costs.shape[1] == 1 else N_FINE_GRID)
+
+    def _grid(self, n: int) -> FloatMatrix:
         axes = [np.geomspace(1.02 * cost.min(), cost.max(), n) for cost in self.costs.T]
         return np.array(list(itertools.product(*axes)))
 
@@ -44,9 +54,9 @@ class Judge:
             return 1.0  # all losses of the front are equal
         return self._volume(losses, costs) / self._volume(self.losses, self.costs)
 
-    def handed_over(self, losses: FloatVector, costs: FloatMatrix) -> np.ndarray:
-        """``(9,)`` rows: per budget the lowest searched loss within it, or the smallest if none is."""
-        within = [np.all(costs <= budget, axis=1) for budget in self.budgets]
+    def handed_over(self, losses: FloatVector, costs: FloatMatrix, budgets: FloatMatrix | None = None) -> np.ndarray:
+        """``(n,)`` rows: per budget, of nine, the lowest searched loss within it, or the smallest if none is."""
+        within = [np.all(costs <= budget, axis=1) for budget in (self.budgets if budgets is None else budgets)]
         return np.array([np.lexsort((costs[:, 0], np.where(fits, losses, np.inf)))[0] for fits in within])
 
     def regret(self, own: FloatVector, best: FloatVector) -> float:

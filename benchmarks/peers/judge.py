@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import log_softmax
-from scipy.stats import binomtest, norm
+from scipy.stats import binomtest
 
 from benchmarks.peers.crossing import layer_weights, outputs
 from benchmarks.peers.tasks import Task
 from evo_mpq.compress.compressor import Compressor
-from evo_mpq.measure.statistics import paired_interval, standard_error
+from evo_mpq.measure.statistics import standard_error
 from evo_mpq.space.policy import LayerPolicy, Policy
 from evo_mpq.typing import BoolVector, FloatVector
 
@@ -125,39 +124,6 @@ def policy_of(bits: Mapping[str, int]) -> Policy:
 def bits_of(policy: Policy) -> dict[str, int]:
     """The bits that a policy gives the weights of layers."""
     return {name: layer.weight_bits for name, layer in policy.layers.items()}
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Of a paired comparison of divergences on the same samples.
-
-    Attributes:
-        interval: mean of ours minus the other's, with its 95 % interval.
-        word: better, tied or worse, by that interval alone; or unknown.
-        p: two-sided, that both are equal; 1 if unknown.
-    """
-
-    interval: str
-    word: str
-    p: float = 1.0
-
-
-def paired_verdict(ours: Judged, other: Judged) -> Verdict:
-    """What the samples say of two networks."""
-    found = paired_interval(ours.kl, other.kl, ours.groups)
-    if found.low is None or found.high is None:
-        return Verdict(f"{found.value:+.2g}", "unknown")
-    word = "better" if found.high < 0 else "worse" if found.low > 0 else "tied"
-    error = (found.high - found.low) / (2 * norm.ppf(0.975))
-    p = float(2 * norm.sf(abs(found.value) / error)) if error > 0 else 1.0
-    return Verdict(f"{found.value:+.2g} ({found.low:+.2g} to {found.high:+.2g})", word, p)
-
-
-def n_worse_beyond_chance(verdicts: Sequence[Verdict]) -> int:
-    """Verdicts of worse that remain where all comparisons together err in 5 % (Holm 1979)."""
-    ordered = sorted(verdicts, key=lambda verdict: verdict.p)
-    kept = itertools.takewhile(lambda item: item[1].p <= 0.05 / (len(ordered) - item[0]), enumerate(ordered))
-    return sum(verdict.word == "worse" for _, verdict in kept)
 
 
 def mcnemar(first: Judged, second: Judged) -> float:
