@@ -5,11 +5,13 @@ A stored table has the luck of its split. With the divergences of single images,
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.exact_front import CHUNK, MEBIBYTES, TABLES, problem_of
+from benchmarks.mixed_pairs import seconds_each
 from evo_mpq.costs import cost_of
 from evo_mpq.measure.executors import InProcess
 from evo_mpq.measure.objectives import as_quantity
@@ -47,23 +49,22 @@ class EveryImage:
         self.softened, self.plain = (np.load(file, mmap_mode="r") for file in files.values())
 
     @property
-    def divergences(self) -> tuple[np.ndarray, np.ndarray]:
-        """The softened and the plain ones."""
-        return self.softened, self.plain
+    def groups(self) -> np.ndarray:
+        """``(n_images,)`` each image is one of its own."""
+        return np.arange(self.plain.shape[1])
+
+    @cached_property
+    def seconds_a_sample(self) -> float:
+        """CPU seconds of a measurement on one image, on average."""
+        return seconds_each(self.problem) / len(self.problem.network.splits.search)
+
+    def divergences(self, genomes: Genomes, kind: int) -> np.ndarray:
+        """``(n, n_images)`` nats, see `benchmarks.efficiency.splits`."""
+        return (self.softened, self.plain)[kind][self.rows(genomes)]
 
     def rows(self, genomes: Genomes) -> np.ndarray:
         """``(n,)`` places of genomes."""
         return np.array([self._places[genome.tobytes()] for genome in np.ascontiguousarray(genomes)], dtype=np.int64)
-
-    def split(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Positions of images that are searched, and of the others."""
-        return drawn_split(self.plain.shape[1], seed)
-
-
-def drawn_split(n_images: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ascending positions of images that are searched, and of the others."""
-    order = np.random.default_rng(seed).permutation(n_images)
-    return np.sort(order[:N_SEARCHED]), np.sort(order[N_SEARCHED:])
 
 
 def _measure(problem: Problem, files: list[Path]) -> None:

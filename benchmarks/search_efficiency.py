@@ -20,6 +20,7 @@ import numpy as np
 from benchmarks.efficiency.arms import ARMS, Found
 from benchmarks.efficiency.judges import Judge, judge_of
 from benchmarks.efficiency.problems import NAMES, kinds, split_sizes, world, worlds
+from benchmarks.efficiency.splits import Redrawn
 from benchmarks.efficiency.worlds import Cached, World
 from benchmarks.presenting import show, spread
 from evo_mpq.typing import FloatMatrix, FloatVector
@@ -111,8 +112,10 @@ def judges(places: Sequence[World]) -> list[tuple[Judge, FloatVector]]:
 
 def judge(place: World) -> tuple[Judge, FloatVector]:
     """The exact or best known front, and the held-out losses of what it hands over."""
-    genomes = place.source.genomes if isinstance(place.source, Cached) else place.everything
-    assert genomes is not None
+    genomes = place.everything
+    if genomes is None:
+        assert isinstance(place.source, Cached | Redrawn)
+        genomes = place.source.genomes
     found = place.source.search(genomes)
     best = judge_of(found.losses, place.computed(genomes), found.standard_errors)
     handed = genomes[best.rows][best.handed_over(best.losses, best.costs)]

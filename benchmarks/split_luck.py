@@ -11,6 +11,7 @@ import argparse
 import numpy as np
 from scipy.stats import t
 
+from benchmarks.efficiency.splits import drawn_split
 from benchmarks.every_image import N_SEARCHED, EveryImage
 from benchmarks.judging import LOWEST_FLOOR, N_BUDGETS
 from benchmarks.presenting import show
@@ -45,7 +46,7 @@ def log_ratio(every: EveryImage, searched: np.ndarray, judging: np.ndarray, seed
         judging: those that judge.
         seed: of the split.
     """
-    images, others = every.split(seed)
+    images, others = drawn_split(every.groups, N_SEARCHED, seed)
     losses = searched[:, images].mean(axis=1, dtype=np.float64)
     held_out = judging[:, others].mean(axis=1, dtype=np.float64)
     sizes, rows = every.sizes, program(every, losses)

@@ -13,9 +13,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # benchmarks are no packa
 from benchmarks.efficiency.arms import ARMS as EFFICIENCY_ARMS
 from benchmarks.efficiency.judges import judge_of
 from benchmarks.efficiency.problems import with_seeders
+from benchmarks.efficiency.splits import drawn_split
 from benchmarks.efficiency.synthetic import ALL_TWO_BITS, pairs, unmeasured_problem
 from benchmarks.efficiency.worlds import FromTable, World
-from benchmarks.every_image import drawn_split
 from benchmarks.exact_front import ORACLE, Table
 from benchmarks.judging import LOWEST_FLOOR, Oracle, oracle
 from benchmarks.peers.verdicts import Verdict, n_worse_beyond_chance, verdict_of
@@ -216,10 +216,15 @@ def test_a_search_compared_with_itself_is_level_at_all_sizes(small_world: World)
     assert len(own.at_many) == len(front.many_budgets) > len(front.budgets) == 9
 
 
-def test_searched_and_judging_images_are_disjoint_and_drawn_anew_by_every_seed() -> None:
-    first, again, other = (drawn_split(897, seed) for seed in (0, 0, 1))
+@pytest.mark.parametrize(
+    "groups", [np.arange(897), np.arange(897) // 3, np.random.default_rng(0).integers(90, size=897)]
+)
+def test_searched_and_judging_samples_share_no_group_and_are_drawn_anew_by_every_seed(groups: np.ndarray) -> None:
+    first, again, other = (drawn_split(groups, 400, seed) for seed in (0, 0, 1))
     for searched, others in (first, other):
-        assert sorted([*searched, *others]) == list(range(897)) and len(searched) == 400
+        assert len(searched) == 400 and not set(groups[searched]) & set(groups[others])
+        left = set(range(897)) - set(searched) - set(others)
+        assert len({groups[place] for place in left}) <= 1
     assert np.array_equal(first[0], again[0]) and not np.array_equal(first[0], other[0])
 
 

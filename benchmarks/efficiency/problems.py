@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.efficiency.splits import Measured, Redrawn
 from benchmarks.efficiency.synthetic import pairs, unmeasured_problem
-from benchmarks.efficiency.worlds import Cached, Resplit, World
+from benchmarks.efficiency.worlds import Cached, World
 from benchmarks.every_image import N_SEARCHED, EveryImage
 from benchmarks.exact_front import JOINT, TABLES
 from benchmarks.gene_kinds import RATIOS, SETTINGS, WEIGHTS
 from benchmarks.gene_kinds import arms as gene_kinds
-from benchmarks.mixed_pairs import seconds_each
 from benchmarks.problems import built_in, joint
 from evo_mpq import plugins
 from evo_mpq.costs import computed_costs, layer_scopes
@@ -110,7 +110,7 @@ def worlds(name: str, n_seeds: int) -> list[World]:
     """A problem once a seed: on a split of its own where every network is known on every image."""
     place = world(name)
     source = place.source
-    if not isinstance(source, Resplit):
+    if not isinstance(source, Redrawn):
         return [place] * n_seeds
     return [place, *(place.on(source.again(seed)) for seed in range(1, n_seeds))]
 
@@ -128,7 +128,7 @@ def _enumerated(space: str) -> World:
     every = EveryImage(space)
     problem = with_seeders(every.problem)
     costs = _costs(problem)
-    source = Resplit(every, 0, seconds_each(problem))
+    source = Redrawn(every, N_SEARCHED, 0)
     return World(space, problem, source, costs, costs, every.genomes, N_SEARCHED)
 
 
@@ -210,6 +210,14 @@ def _canvas_resnet() -> World:
     return _measured("canvas_resnet", network_problem("canvas_resnet"))
 
 
+def _canvas_splits() -> World:
+    """The same, each seed on a split of its own; all networks are measured on the samples of both sides."""
+    problem = with_seeders(network_problem("canvas_resnet"))
+    costs = _costs(problem)
+    samples = len(problem.network.splits.search)
+    return World("canvas_splits", problem, Redrawn(Measured(problem), samples, 0), costs, costs, samples=samples)
+
+
 def _canvas_mixed() -> World:
     """The same on mixed pairs, of which others of other images rank candidates alike: reproducible."""
     arms: dict[str, Any] = {
@@ -233,6 +241,7 @@ NAMES: Mapping[str, Callable[[], World]] = {
     "residual_mlp": _residual_mlp,
     "kernel_switches": _switches,
     "canvas_resnet": _canvas_resnet,
+    "canvas_splits": _canvas_splits,
     "canvas_mixed": _canvas_mixed,
     "tiny_gpt": _tiny_gpt,
 }

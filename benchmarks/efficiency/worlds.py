@@ -9,7 +9,6 @@ from typing import Protocol
 
 import numpy as np
 
-from benchmarks.every_image import EveryImage
 from benchmarks.search_quality import Stored
 from evo_mpq.measure.executors import InProcess
 from evo_mpq.measure.measurements import Measurements
@@ -171,41 +170,6 @@ class FromTable:
 
     def test_kl(self, genomes: Genomes) -> FloatVector:
         return self._stored.table.test_kl[self._stored.rows(genomes)]
-
-
-class Resplit:
-    """Losses of a space whose every network was measured on every image, on a random split of the images.
-
-    Args:
-        every: all that was measured.
-        seed: of the split.
-        seconds_each: CPU seconds that a measurement takes.
-    """
-
-    sketch_seconds_each = 0.0
-
-    def __init__(self, every: EveryImage, seed: int, seconds_each: float) -> None:
-        self._every = every
-        self.seconds_each = seconds_each
-        searched, others = every.split(seed)
-        losses = every.softened[:, searched].astype(np.float64)
-        self._losses, self._errors = losses.mean(axis=1), losses.std(axis=1, ddof=1) / np.sqrt(len(searched))
-        self._test, self._test_kl = (part[:, others].mean(axis=1, dtype=np.float64) for part in every.divergences)
-
-    def again(self, seed: int) -> Resplit:
-        """The same space on another split."""
-        return Resplit(self._every, seed, self.seconds_each)
-
-    def search(self, genomes: Genomes, share: float = 1.0) -> Estimates:
-        assert share == 1, "so few samples are not divided"
-        rows = self._every.rows(genomes)
-        return Estimates(self._losses[rows], self._errors[rows])
-
-    def test(self, genomes: Genomes) -> FloatVector:
-        return self._test[self._every.rows(genomes)]
-
-    def test_kl(self, genomes: Genomes) -> FloatVector:
-        return self._test_kl[self._every.rows(genomes)]
 
 
 class World:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from scipy.stats import norm
 
-from evo_mpq.measure.statistics import Interval, paired_interval
+from evo_mpq.measure.statistics import Interval
 
 
 @dataclass(frozen=True)
