@@ -172,10 +172,16 @@ def _measured(name: str, problem: Problem) -> World:
     return World(name, problem, _cached(name, problem), costs, costs, samples=samples)
 
 
+def _redrawn(name: str, problem: Problem) -> World:
+    """Of which all networks are measured on the samples of both sides, to be split anew."""
+    problem = with_seeders(problem)
+    costs, n_searched = _costs(problem), len(problem.network.splits.search)
+    return World(name, problem, Redrawn(Measured(problem), n_searched, 0), costs, costs, samples=n_searched)
+
+
 def _residual_mlp() -> World:
     module = residual_mlp()
-    problem = built_in("digits_mlp", MLP_BITS, model={"kind": module})
-    return _measured("residual_mlp", problem)
+    return _redrawn("residual_mlp", built_in("digits_mlp", MLP_BITS, model={"kind": module}))
 
 
 def network_problem(network: str, data: Mapping[str, int] | None = None, **arms: Any) -> Problem:
@@ -211,11 +217,8 @@ def _canvas_resnet() -> World:
 
 
 def _canvas_splits() -> World:
-    """The same, each seed on a split of its own; all networks are measured on the samples of both sides."""
-    problem = with_seeders(network_problem("canvas_resnet"))
-    costs = _costs(problem)
-    samples = len(problem.network.splits.search)
-    return World("canvas_splits", problem, Redrawn(Measured(problem), samples, 0), costs, costs, samples=samples)
+    """The same, each seed on a split of its own."""
+    return _redrawn("canvas_splits", network_problem("canvas_resnet"))
 
 
 def _canvas_mixed() -> World:

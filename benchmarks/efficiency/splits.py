@@ -55,9 +55,12 @@ class Measured:
         self._known: dict[bytes, np.ndarray] = {}
         self.genomes: Genomes = np.zeros((0, problem.space.n_genes), dtype=np.int64)
         self._seconds = 0.0
-        parts = [getattr(problem.network.splits, split).groups for split in ("search", "test")]
-        labels = np.concatenate([np.asarray(part).astype(str) for part in parts])
-        self.groups = np.unique(labels, return_inverse=True)[1]
+        splits = problem.network.splits.search, problem.network.splits.test
+        labels = [split.groups for split in splits]
+        if any(part is None for part in labels):
+            self.groups = np.arange(sum(map(len, splits)))
+        else:
+            self.groups = np.unique(np.concatenate(labels), return_inverse=True)[1]
 
     @property
     def seconds_a_sample(self) -> float:
