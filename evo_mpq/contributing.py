@@ -41,8 +41,8 @@ def contribute(
         problem: whose genes contribute.
         directory: locked.
         estimator: its name.
-        n_measurements: for the estimator; default: 4 per gene. The table of sensitivities, by which an estimator of
-            whole genes divides their contributions over levels, comes besides.
+        n_measurements: for the estimator; default: 4 per gene. The table of sensitivities, by which estimators
+            divide what they do not measure step by step, comes besides.
         base: folder of the user's modules.
         workers: overrides the settings' number of processes.
         reporter: told about long steps.

@@ -33,8 +33,8 @@ class Estimator(Protocol):
             measure: measures genomes; never asked for the same one twice.
             n_measurements: most genomes that may be measured, the most expensive and the cheapest one included.
             rng: of everything that is drawn.
-            levels: what options cost alone, for estimators that see whole genes and divide their totals over steps;
-                those that measure steps leave it aside.
+            levels: what options cost alone, for estimators that divide contributions over steps; those that measure
+                every step leave it aside.
 
         Raises:
             ValueError: the number of measurements is too small for the estimator.

@@ -50,8 +50,8 @@ def kernel(
         n_measurements: most genomes that may be measured; 4 a gene is a good number.
         rng: of the coalitions.
         levels: what options cost alone: the profile over levels, and what contributions are drawn towards where the
-            pairs disagree or are few. Without it genes are taken for equal, and the profile is
-            `levels.expected_losses`.
+            pairs disagree or are few. Without it genes are taken for equal, the game is that of whole genes, and the
+            profile is `levels.expected_losses`.
     """
     allowance = checked_allowance(n_measurements)
     game = Game(space, measure)
@@ -72,7 +72,8 @@ def kernel(
     if not alone.any():
         alone = np.array([float(len(part)) for part in upper])
     first = upper_contributions(last, expected, alone, middle - game.top)
-    growth = np.divide(first, 2 * last, out=np.zeros_like(last), where=last > 0)  # as a part of the error of the last
+    # what a gene's error of the last step adds to that of the steps above, which follow its square root
+    growth = np.abs(np.divide(first, 2 * last, out=np.zeros_like(last), where=last > 0))
     visits = int(usable.sum())
     return Contributions(
         increments=_divided(last, lower, first, upper),
@@ -100,8 +101,11 @@ def upper_contributions(last: FloatVector, expected: FloatVector, upper: FloatVe
         upper: ``(n_genes,)`` what is expected of the steps above, up to the same factor.
         total: what these contribute together.
     """
-    ratios = np.divide(last, expected, out=np.zeros_like(last), where=expected > 0)
-    ratios = np.where(expected > 0, np.maximum(ratios, 0.0), np.median(ratios))
+    known = expected > 0
+    ratios = np.ones_like(last)
+    if known.any():
+        ratios[known] = np.maximum(last[known] / expected[known], 0.0)
+        ratios[~known] = np.median(ratios[known])
     weights = upper * np.sqrt(ratios)
     return total * in_shares(weights if weights.sum() > 0 else upper)
 
