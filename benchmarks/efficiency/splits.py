@@ -56,10 +56,9 @@ class Measured:
         self.genomes: Genomes = np.zeros((0, problem.space.n_genes), dtype=np.int64)
         self._seconds = 0.0
         splits = problem.network.splits.search, problem.network.splits.test
-        labels = [split.groups for split in splits]
-        if any(part is None for part in labels):
-            self.groups = np.arange(sum(map(len, splits)))
-        else:
+        labels = [split.groups for split in splits if split.groups is not None]
+        self.groups = np.arange(sum(map(len, splits)))
+        if len(labels) == len(splits):
             self.groups = np.unique(np.concatenate(labels), return_inverse=True)[1]
 
     @property
