@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from evo_mpq.predict.shapley.contributions import Contributions
+from evo_mpq.predict.shapley.contributions import Contributions, expected_if_positive
 from evo_mpq.predict.shapley.games import Game, checked_allowance
 from evo_mpq.predict.shapley.levels import expected_steps, in_shares
 from evo_mpq.predict.tables.options import Measure, OptionTable
@@ -71,7 +71,7 @@ def kernel(
     alone = np.array([part.sum() for part in upper])
     if not alone.any():
         alone = np.array([float(len(part)) for part in upper])
-    first = upper_contributions(last, expected, alone, middle - game.top)
+    first = upper_contributions(expected_if_positive(last, errors), expected, alone, middle - game.top)
     # what a gene's error of the last step adds to that of the steps above, which follow its square root
     growth = np.abs(np.divide(first, 2 * last, out=np.zeros_like(last), where=last > 0))
     visits = int(usable.sum())
@@ -96,7 +96,7 @@ def upper_contributions(last: FloatVector, expected: FloatVector, upper: FloatVe
     full 1.5 and 16.4 %, by halves 3.8 and 15.2 %.)
 
     Args:
-        last: ``(n_genes,)`` contributions of the last steps.
+        last: ``(n_genes,)`` contributions of the last steps; those below 0 count as 0.
         expected: likewise what was expected, up to a factor.
         upper: ``(n_genes,)`` what is expected of the steps above, up to the same factor.
         total: what these contribute together.
