@@ -435,6 +435,24 @@ def test_kernel_is_near_the_game_of_steps_where_errors_of_rounding_interfere(see
     assert relative(np.concatenate(found.increments), steps) < relative(np.concatenate(whole.increments), steps)
 
 
+def test_no_step_is_free_because_its_contribution_came_out_below_zero() -> None:
+    space = chain(8)
+    lowest = []
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        steps, noise = rng.uniform(0.1, 1.0, (8, 2)), rng.normal(0.0, 3.0, 3**8)  # of ruined networks alone
+        alone = OptionTable.of([np.append(np.cumsum(row[::-1])[::-1], 0.0) for row in steps])
+        found = estimated("kernel", space, partial(_noisy, additive(space, alone), noise), 32, seed, levels=alone)
+        lowest.append(min(part[0] for part in found.increments))
+        assert all(np.all(np.diff(row) < 0) for row in found.table().losses)
+    assert min(lowest) < 0, "some contribution must come out below zero for this to say something"
+
+
+def _noisy(model: Callable[[Genomes], FloatVector], noise: FloatVector, genomes: Genomes) -> FloatVector:
+    ruined = ((genomes < 2).sum(axis=1) > 1) & (genomes.sum(axis=1) > 0)
+    return np.asarray(model(genomes) + ruined * noise[genomes @ 3 ** np.arange(8)], dtype=np.float64)
+
+
 def test_steps_that_a_table_takes_for_free_share_what_is_lost_there() -> None:
     space = with_blocks()
     table = OptionTable.of([np.append(1.0, np.zeros(c - 1)) for c in space.cardinalities])
