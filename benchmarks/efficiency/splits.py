@@ -97,6 +97,7 @@ class Redrawn:
     def __init__(self, samples: EverySample, n_searched: int, seed: int) -> None:
         self._samples = samples
         self._n = n_searched
+        self._n_sketched = 0  # samples of the last measurement on a part
         self._searched, self._others = drawn_split(samples.groups, n_searched, seed)
 
     def again(self, seed: int) -> Redrawn:
@@ -114,10 +115,12 @@ class Redrawn:
 
     @property
     def sketch_seconds_each(self) -> float:
-        return 0.0  # included: the same samples are measured again for all of them
+        return self._n_sketched * self._samples.seconds_a_sample
 
     def search(self, genomes: Genomes, share: float = 1.0) -> Estimates:
         some = self._searched[thinned_positions(self._n, share)]
+        if share < 1:
+            self._n_sketched = len(some)
         values, groups = self._samples.divergences(genomes, SOFTENED)[:, some].astype(np.float64), self._samples.groups
         if len(np.unique(groups[some])) == len(some):
             errors = values.std(axis=1, ddof=1) / np.sqrt(len(some))

@@ -51,7 +51,8 @@ def kernel(
         rng: of the coalitions.
         levels: what options cost alone: the profile over levels, and what contributions are drawn towards where the
             pairs disagree or are few. Without it genes are taken for equal, the game is that of whole genes, and the
-            profile is `levels.expected_losses`.
+            profile is `levels.expected_losses`. Whole genes are also played where the network of all options above
+            the cheapest cannot be measured.
     """
     allowance = checked_allowance(n_measurements)
     game = Game(space, measure)
