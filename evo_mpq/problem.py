@@ -13,6 +13,7 @@ from torch import nn
 
 from evo_mpq import plugins
 from evo_mpq.compress.compressor import Compressor, Pruning
+from evo_mpq.compress.packing import FORMAT
 from evo_mpq.compress.quantizers import ActivationQuantizer, UniformAffine
 from evo_mpq.compress.sample_axes import find_sample_axes
 from evo_mpq.config import Key, Settings, object_name, resolved, validate
@@ -119,6 +120,7 @@ class Problem:
             **said,
             "search": {key: value for key, value in said["search"].items() if key not in BUDGET_KEYS},
             "compute": {"device": self.device, "threads": self.settings.compute.threads},
+            "packed_format": FORMAT,  # of what weights can be
             # what the patterns came to: their order counts, and mappings are compared without it
             "genes": {gene.name: [*gene.values] for gene in self.space.genes},
             "fixed": {name: list(astuple(policy)) for name, policy in self.space.fixed.items()},

@@ -89,8 +89,8 @@ def descended(matrix: torch.Tensor, grid: WeightGrid, codes: torch.Tensor, gram:
 def _descended_rows(matrix: torch.Tensor, grid: WeightGrid, codes: torch.Tensor, gram: torch.Tensor) -> torch.Tensor:
     codes = codes.clone()
     n_columns = matrix.shape[1]
-    steps = grid.scale[:, torch.arange(n_columns) // grid.group_size]
-    # Moving a code by a step s towards its pull lowers the error by 2 |pull| - s g s: pulls are (W - Q) G, times s.
+    steps = grid.codes.step * grid.scale[:, torch.arange(n_columns) // grid.group_size]
+    # Moving a code by one step s towards its pull lowers the error by 2 |pull| - s g s: pulls are (W - Q) G, times s.
     pulls = ((matrix - grid.dequantize(codes)) @ gram) * steps
     for _ in range(SWEEPS):
         moved = False
@@ -100,7 +100,7 @@ def _descended_rows(matrix: torch.Tensor, grid: WeightGrid, codes: torch.Tensor,
             rows = torch.any(better != codes[:, block], dim=1).nonzero().squeeze(1)
             if len(rows):
                 moved = True
-                moves = (better - codes[:, block])[rows] * steps[rows, block]
+                moves = (better - codes[:, block])[rows] * (steps[rows, block] / grid.codes.step)
                 pulls.index_add_(0, rows, (moves @ gram[block]).mul_(steps[rows]), alpha=-1)
                 codes[:, block] = better
         if not moved:
@@ -116,9 +116,9 @@ def _descended_block(
     Args:
         pulls: ``(rows, columns)``.
         codes: likewise.
-        steps: likewise scales.
+        steps: likewise from one weight to the next.
         gram: ``(columns, columns)`` of the block.
-        grid: for the lowest and the highest code.
+        grid: for its codes.
     """
     result = codes.clone()
     active, codes, pulls = torch.arange(len(codes)), codes.clone(), pulls.clone()
@@ -135,7 +135,7 @@ def _descended_block(
         if not len(active):
             break
         move = pulls.gather(1, column).sign_()
-        moved = codes.gather(1, column) + move
+        moved = codes.gather(1, column).add_(move, alpha=grid.codes.step)
         codes.scatter_(1, column, moved)
         for bounds, bound in zip((floor, ceiling), _room(moved, grid), strict=True):
             bounds.scatter_(1, column, bound)
@@ -146,8 +146,8 @@ def _descended_block(
 
 def _room(codes: torch.Tensor, grid: WeightGrid) -> tuple[torch.Tensor, torch.Tensor]:
     """Bounds of pulls: none downwards at the lowest code, none upwards at the highest."""
-    floor = torch.full_like(codes, -torch.inf).masked_fill_(codes <= grid.lowest, 0.0)
-    return floor, torch.full_like(codes, torch.inf).masked_fill_(codes >= grid.highest, 0.0)
+    floor = torch.full_like(codes, -torch.inf).masked_fill_(codes <= grid.codes[0], 0.0)
+    return floor, torch.full_like(codes, torch.inf).masked_fill_(codes >= grid.codes[-1], 0.0)
 
 
 def _work(matrix: torch.Tensor) -> int:

@@ -2,11 +2,11 @@
 
 Its length follows from the network and the policy alone, before anything is measured: it is the ``size`` objective.
 Layout of the section, layer by layer in the order of the graph: masks of the output and input channels that remain,
-one bit each, where some are pruned; the codes of what remains (``bits`` bits each, little-endian, padded to a byte),
-the scales and, if asymmetric, zero points; then per use the activation's scale and zero point, and the affine's scale
-and shift. The grids of products and edges and all other tensors follow. What belongs to dropped blocks is left out,
-edges apart. Vectors of scales are float16 behind one byte, the power of two that they are multiplied with. The float
-reference is stored as raw float32 tensors.
+one bit each, where some are pruned; of what remains the places of the codes among all codes (``bits`` bits each,
+little-endian, padded to a byte), the scales and, if asymmetric, zero points; then per use the activation's scale and
+zero point, and the affine's scale and shift. The grids of products and edges and all other tensors follow. What belongs
+to dropped blocks is left out, edges apart. Vectors of scales are float16 behind one byte, the power of two that they
+are multiplied with. The float reference is stored as raw float32 tensors.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from evo_mpq.compress.quantizers import (
     ActivationGrid,
     WeightGrid,
     WeightQuantizer,
+    code_range,
     half_exponent,
 )
 from evo_mpq.compress.state import CompressedState
@@ -43,7 +44,7 @@ from evo_mpq.network.tracing import WEIGHT_VIEWS
 from evo_mpq.space.genes import DROP_KIND
 from evo_mpq.space.policy import LayerPolicy, Policy
 
-FORMAT = "evo-mpq packed 2"
+FORMAT = "evo-mpq packed 3"
 _GRID_BYTES = 5  # float32 scale, uint8 zero point
 _ROWS, _COLUMNS = 1, 2  # flags of a layer whose output, or input, channels are pruned
 _WIDEST_COUNT = 10**13  # bytes; a header is padded as if its section were that long
@@ -254,8 +255,8 @@ def _weight_bytes(weight: CompressedWeight, layout: Layout) -> bytes:
         return _raw(weight.matrix)
     grid = weight.grid
     n = layout.quantizer.n_scales(*weight.matrix.shape)
-    codes = (weight.matrix.flatten().numpy() - grid.lowest).astype(np.uint8)
-    packed = pack_bits(codes, grid.bits) + _vector(grid.scale.flatten()[:n])
+    places = ((weight.matrix.flatten().numpy() - grid.codes[0]) // grid.codes.step).astype(np.uint8)
+    packed = pack_bits(places, grid.bits) + _vector(grid.scale.flatten()[:n])
     if not layout.quantizer.symmetric:
         packed += grid.zero_point.flatten()[:n].to(torch.uint8).numpy().tobytes()
     return packed
@@ -585,9 +586,9 @@ def _read_weight(reader: _Reader, layer: Layer, layout: Layout, bits: int, flags
         floats = reader.numbers((n_rows, n_columns), layout.tensors[layer.parameter].dtype)
         return compressed_weight(layer, None, floats, rows, columns)
     quantizer = layout.quantizer
-    lowest = -(2 ** (bits - 1)) if quantizer.symmetric else 0
+    codes = code_range(bits, symmetric=quantizer.symmetric)
     n = n_rows * n_columns
-    codes = torch.from_numpy(unpack_bits(reader.take(-(-n * bits // 8)), bits, n).astype(np.int16) + lowest)
+    places = torch.from_numpy(unpack_bits(reader.take(-(-n * bits // 8)), bits, n).astype(np.int16))
     n_scales, groups = quantizer.n_scales(n_rows, n_columns), quantizer.n_groups(n_columns)
     scale = reader.vector(n_scales)
     zero_point = torch.zeros(n_scales)
@@ -600,6 +601,7 @@ def _read_weight(reader: _Reader, layer: Layer, layout: Layout, bits: int, flags
         scale.reshape(n_rows, groups),
         zero_point.reshape(n_rows, groups),
         quantizer.group_size(n_columns),
-        lowest,
+        codes,
     )
-    return compressed_weight(layer, grid, codes.reshape(n_rows, n_columns), rows, columns)
+    matrix = (places * codes.step + codes[0]).reshape(n_rows, n_columns)
+    return compressed_weight(layer, grid, matrix, rows, columns)

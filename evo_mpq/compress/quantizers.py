@@ -1,8 +1,9 @@
 """Number formats of weights and activations: integer grids, and how their ranges are chosen.
 
 One grid is used identically in the search, in packed files and in exports. ``b`` bits have exactly ``2**b`` levels:
-symmetric weights ``-2**(b-1) … 2**(b-1)-1`` around a zero point of 0, asymmetric weights and activations
-``0 … 2**b-1`` around a stored integer zero point.
+symmetric weights ``-2**(b-1) … 2**(b-1)-1`` around a zero point of 0, or -3, -1, 1 and 3 at 2 bits (`code_range`);
+asymmetric weights and activations ``0 … 2**b-1`` around a stored integer zero point. The scale of symmetric weights of
+3 to 7 bits may be negative, so that the longer side is where the weights are; GGML's Q4_0 does the same.
 """
 
 from __future__ import annotations
@@ -20,6 +21,26 @@ UNTOUCHED_BITS = 32
 _CLIP_STEPS = 81
 _SMALLEST_CLIP = 0.2
 
+_SMALL = 2.0**-14  # the least that float16 holds in full beside 1
+
+_FEWEST_TURNED, _MOST_TURNED = 3, 7
+"""Bits of symmetric weights whose scales may be negative: fewer have no longer side, and of 8 a byte holds one only."""
+
+
+def code_range(bits: int, *, symmetric: bool) -> range:
+    """The ``2**bits`` codes, ascending.
+
+    Symmetric codes of 2 bits are odd: levels at equal distances around zero, without zero (a mid-rise quantizer). Their
+    least squared error on normal weights is .80 times that of -2 … 1.
+
+    >>> list(code_range(2, symmetric=True)), list(code_range(3, symmetric=True)), list(code_range(2, symmetric=False))
+    ([-3, -1, 1, 3], [-4, -3, -2, -1, 0, 1, 2, 3], [0, 1, 2, 3])
+    """
+    n = 2**bits
+    if not symmetric:
+        return range(n)
+    return range(1 - n, n, 2) if bits <= 2 else range(-n // 2, n // 2)
+
 
 @dataclass(frozen=True, eq=False)
 class WeightGrid:
@@ -27,22 +48,17 @@ class WeightGrid:
 
     Attributes:
         bits: of a code.
-        scale: ``(rows, n_groups)`` positive, exactly representable in the packed file.
+        scale: ``(rows, n_groups)`` not 0, exactly representable in the packed file.
         zero_point: ``(rows, n_groups)`` codes that mean 0; all zero if symmetric.
         group_size: columns that share a scale.
-        lowest: the smallest code; the largest is ``lowest + 2**bits - 1``.
+        codes: all there are, from `code_range`.
     """
 
     bits: int
     scale: torch.Tensor
     zero_point: torch.Tensor
     group_size: int
-    lowest: int
-
-    @property
-    def highest(self) -> int:
-        """The largest code."""
-        return self.lowest + int(2**self.bits) - 1
+    codes: range
 
     def of_rows(self, rows: torch.Tensor | slice) -> WeightGrid:
         """The grid of some rows."""
@@ -51,8 +67,7 @@ class WeightGrid:
     def round(self, matrix: torch.Tensor, first_column: int = 0) -> torch.Tensor:
         """Nearest codes (float tensor of integers) of columns ``first_column …`` of the matrix, ``(rows, n)``."""
         groups = torch.arange(first_column, first_column + matrix.shape[1]) // self.group_size
-        codes = torch.round(matrix / self.scale[:, groups]) + self.zero_point[:, groups]
-        return codes.clamp_(self.lowest, self.highest)
+        return _rounded(matrix / self.scale[:, groups], self.zero_point[:, groups], self.codes)
 
     def dequantize(self, codes: torch.Tensor, first_column: int = 0) -> torch.Tensor:
         """The weights that the codes of columns ``first_column …`` stand for, ``(rows, n)`` float32."""
@@ -144,46 +159,71 @@ class UniformAffine:
         scale, zero_point = self._ranges(blocks, bits)
         if self.granularity == "tensor":
             scale, zero_point = scale.expand(rows), zero_point.expand(rows)
-        lowest = -(2 ** (bits - 1)) if self.symmetric else 0
-        return WeightGrid(bits, scale.reshape(rows, groups), zero_point.reshape(rows, groups), size, lowest)
+        codes = code_range(bits, symmetric=self.symmetric)
+        return WeightGrid(bits, scale.reshape(rows, groups), zero_point.reshape(rows, groups), size, codes)
 
     def _ranges(self, blocks: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
         """``(n,)`` scales and zero points of the ``n`` rows of ``blocks``; NaN fills a shorter group."""
-        magnitudes = blocks.abs()
-        blocks = torch.where(blocks.isnan(), 0.0, blocks)  # zero is on every grid: it changes no range and no error
+        magnitudes, padding = blocks.abs(), blocks.isnan()
+        blocks = torch.where(padding, 0.0, blocks)  # zero changes no range
         low = blocks.amin(1).clamp(max=0)
         high = blocks.amax(1).clamp(min=0)
         if isinstance(self.clip, int | float):
             bound = torch.nanquantile(magnitudes, float(self.clip) / 100, dim=1)
             low, high = torch.maximum(low, -bound), torch.minimum(high, bound)
         if self.clip != "mse":
-            return self._affine(low, high, bits)
+            return self._shorter(low, high, bits)
+        codes = code_range(bits, symmetric=self.symmetric)
         best = torch.full_like(low, torch.inf)
         scale, zero_point = self._affine(low, high, bits)
-        lowest = -(2 ** (bits - 1)) if self.symmetric else 0
         for fraction in torch.linspace(1.0, _SMALLEST_CLIP, _CLIP_STEPS).tolist():
-            s, z = self._affine(low * fraction, high * fraction, bits)
-            codes = (torch.round(blocks / s[:, None]) + z[:, None]).clamp_(lowest, lowest + 2**bits - 1)
-            error = ((codes - z[:, None]) * s[:, None] - blocks).square_().sum(1)
-            better = error < best
-            best = torch.where(better, error, best)
-            scale, zero_point = torch.where(better, s, scale), torch.where(better, z, zero_point)
+            for s, z in self._either_way(low * fraction, high * fraction, bits):
+                rounded = _rounded(blocks / s[:, None], z[:, None], codes)
+                error = ((rounded - z[:, None]) * s[:, None] - blocks).masked_fill_(padding, 0.0).square_().sum(1)
+                better = error < best
+                best = torch.where(better, error, best)
+                scale, zero_point = torch.where(better, s, scale), torch.where(better, z, zero_point)
         return stored_vector(scale), zero_point
 
+    def _shorter(self, low: torch.Tensor, high: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of the ways to cover a range the one with the shortest steps."""
+        ways = self._either_way(low, high, bits)
+        best = torch.stack([scale.abs() for scale, _ in ways]).argmin(0, keepdim=True)
+        scale, zero_point = (torch.stack(parts).gather(0, best)[0] for parts in zip(*ways, strict=True))
+        return scale, zero_point
+
+    def _either_way(self, low: torch.Tensor, high: torch.Tensor, bits: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Scales and zero points that cover a range, with the longer side of the codes below zero and above it."""
+        ways = [self._affine(low, high, bits)]
+        if self.symmetric and _FEWEST_TURNED <= bits <= _MOST_TURNED:
+            scale, zero_point = self._affine(-high, -low, bits)
+            ways.append((-scale, zero_point))
+        return ways
+
     def _affine(self, low: torch.Tensor, high: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
+        codes = code_range(bits, symmetric=self.symmetric)
         if self.symmetric:
-            scale = torch.maximum(-low / 2 ** (bits - 1), high / (2 ** (bits - 1) - 1))
+            scale = torch.maximum(low / codes[0], high / codes[-1])
         else:
-            scale = (high - low) / (2**bits - 1)
+            scale = (high - low) / codes[-1]
         scale = stored_vector(_positive(scale))
         zero_point = torch.zeros_like(scale) if self.symmetric else torch.round(low.abs() / scale)
         return scale, zero_point.clamp_(0, 2**bits - 1)
 
 
+def _rounded(steps: torch.Tensor, zero_point: torch.Tensor, codes: range) -> torch.Tensor:
+    """Nearest codes of weights in steps of their scale."""
+    if codes.step == 1:
+        rounded = torch.round(steps) + zero_point
+    else:
+        rounded = torch.round((steps + (zero_point - codes[0])) / codes.step).mul_(codes.step).add_(codes[0])
+    return rounded.clamp_(codes[0], codes[-1])
+
+
 def _positive(scale: torch.Tensor) -> torch.Tensor:
-    """Scales with those of all-zero rows replaced by the largest one (any value serves them)."""
+    """Scales with those of all-zero rows replaced by small ones: where zero is no level, two are next to it."""
     largest = scale.max()
-    return torch.where(scale > 0, scale, largest if largest > 0 else torch.ones_like(largest))
+    return torch.where(scale > 0, scale, _SMALL * torch.where(largest > 0, largest, _SMALL))
 
 
 def half_exponent(values: torch.Tensor) -> int:
@@ -208,7 +248,7 @@ def _exponent(largest: float) -> int:
 def stored_vector(values: torch.Tensor) -> torch.Tensor:
     """``values`` as a packed file stores them: float16 times one power of two, so that no scale is out of range.
 
-    Applying it twice changes nothing. Values that are positive stay positive.
+    Applying it twice changes nothing. Values keep their sign.
     """
     return _as_halves(values, 2.0 ** half_exponent(values))
 
@@ -222,7 +262,7 @@ def stored_rows(rows: torch.Tensor) -> torch.Tensor:
 def _as_halves(values: torch.Tensor, factor: float | torch.Tensor) -> torch.Tensor:
     normal = values / factor
     tiny = torch.finfo(torch.float16).smallest_normal
-    normal = torch.where((normal > 0) & (normal < tiny), tiny, normal)
+    normal = torch.where((normal != 0) & (normal.abs() < tiny), normal.sign() * tiny, normal)
     return normal.half().float() * factor
 
 

@@ -302,7 +302,7 @@ class WeightSettings(Section):
     """
 
     symmetric: bool = True
-    """Whether the zero points of weights are 0."""
+    """Whether the zero points of weights are 0. At 2 bits they are then -3, -1, 1 or 3 times their scale."""
 
     granularity: Granularity = "channel"
     """What shares a scale: an output channel, the whole tensor, or, as {group: G}, G input columns of a

@@ -9,7 +9,7 @@ from networks import ALL, compressor_of, network_of
 from evo_mpq.compress.bank import CompressedWeight, WeightBank, as_matrix, from_matrix
 from evo_mpq.compress.channels import Channels, WeightForm
 from evo_mpq.compress.gptq import gptq_codes, inverse_factor
-from evo_mpq.compress.quantizers import UniformAffine, WeightGrid
+from evo_mpq.compress.quantizers import UniformAffine, code_range
 from evo_mpq.network.layers import Layer
 
 BITS = (2, 3, 8)
@@ -66,8 +66,7 @@ def test_values_are_what_the_codes_stand_for(name: str) -> None:
         assert entry.grid is not None
         assert entry.values.shape == layer.shape
         assert torch.equal(as_matrix(entry.values, layer), entry.grid.dequantize(entry.matrix))
-        assert entry.matrix.min() >= entry.grid.lowest
-        assert entry.matrix.max() < entry.grid.lowest + 2**bits
+        assert set(entry.matrix.unique().tolist()) <= set(code_range(bits, symmetric=True))
 
 
 def weighted_error(layer: Layer, entry: CompressedWeight, gram: torch.Tensor, weight: torch.Tensor) -> float:
@@ -110,6 +109,6 @@ def test_every_group_of_a_convolution_is_rounded_with_its_own_inputs() -> None:
     matrix = as_matrix(network.tensors[layer.parameter], layer)
     for group, gram in enumerate(grams["grouped"]):
         rows = slice(4 * group, 4 * group + 4)
-        grid = WeightGrid(3, entry.grid.scale[rows], entry.grid.zero_point[rows], entry.grid.group_size, -4)
+        grid = entry.grid.of_rows(rows)
         codes = gptq_codes(matrix[rows], grid, inverse_factor(gram))
         assert torch.equal(entry.matrix[rows], codes.to(torch.int16))

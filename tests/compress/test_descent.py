@@ -11,7 +11,7 @@ from least_squares import gram_of, problem
 from evo_mpq.compress import descent
 from evo_mpq.compress.descent import closest_codes, descended
 from evo_mpq.compress.gptq import damped, gptq_codes, inverse_factor
-from evo_mpq.compress.quantizers import UniformAffine, WeightGrid, stored_vector
+from evo_mpq.compress.quantizers import UniformAffine, WeightGrid, code_range, stored_vector
 
 GRANULARITIES = ["tensor", "channel", 5]
 
@@ -38,29 +38,28 @@ def test_no_row_is_ever_worse_than_by_gptq(
     grid, gram = quantizer.grid(matrix, bits), gram_of(inputs)
     factor = inverse_factor(gram)
     found, codes = closest_codes(matrix, grid, gram, factor, fit_ranges=quantizer.fits_ranges)
-    assert torch.equal(codes, codes.round())
-    assert codes.min() >= grid.lowest
-    assert codes.max() <= grid.highest
+    assert set(codes.unique().tolist()) <= set(code_range(bits, symmetric=symmetric))
     own, plain = errors(matrix, found, codes, gram), errors(matrix, grid, gptq_codes(matrix, grid, factor), gram)
     assert torch.all(own <= plain * (1 + 1e-3) + 1e-12)
     assert torch.equal(stored_vector(found.scale.flatten()), found.scale.flatten())
 
 
+@pytest.mark.parametrize("bits", [2, 3])
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 @pytest.mark.parametrize("seed", range(4))
-def test_no_step_of_one_code_is_left_that_helps(seed: int, granularity: str | int) -> None:
+def test_no_step_of_one_code_is_left_that_helps(seed: int, granularity: str | int, bits: int) -> None:
     matrix, inputs = problem(seed)
-    grid, gram = UniformAffine(granularity=granularity).grid(matrix, 3), gram_of(inputs)
+    grid, gram = UniformAffine(granularity=granularity).grid(matrix, bits), gram_of(inputs)
     codes = descended(matrix, grid, grid.round(matrix), damped(gram).float())
     error = errors(matrix, grid, codes, gram)
-    for column, step in itertools.product(range(matrix.shape[1]), [-1, 1]):
+    for column, step in itertools.product(range(matrix.shape[1]), [-grid.codes.step, grid.codes.step]):
         moved = codes.clone()
-        moved[:, column] = (moved[:, column] + step).clamp(grid.lowest, grid.highest)
+        moved[:, column] = (moved[:, column] + step).clamp(grid.codes[0], grid.codes[-1])
         assert torch.all(errors(matrix, grid, moved, gram) >= error * (1 - 1e-3))
 
 
 def test_what_it_finds_is_nearer_to_the_best_of_all_codes_than_what_gptq_finds() -> None:
-    every = torch.cartesian_prod(*[torch.arange(-2.0, 2.0)] * 6)
+    every = torch.cartesian_prod(*[torch.tensor([*code_range(2, symmetric=True)]).float()] * 6)
     best, found, gptq = 0.0, 0.0, 0.0
     for seed in range(8):
         matrix, inputs = problem(seed, rows=5, columns=6)

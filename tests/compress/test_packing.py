@@ -87,7 +87,7 @@ def content(state: CompressedState) -> dict[str, bytes]:
         if weight.grid is not None:
             put(f"{name} scale", weight.grid.scale)
             put(f"{name} zero point", weight.grid.zero_point)
-            found[f"{name} grid"] = f"{weight.grid.bits} {weight.grid.group_size} {weight.grid.lowest}".encode()
+            found[f"{name} grid"] = f"{weight.grid.bits} {weight.grid.group_size} {weight.grid.codes}".encode()
     for name, affine in state.affines.items():
         for i, vector in enumerate(affine or ()):
             put(f"{name} affine {i}", vector)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evo_mpq.compress.packing import _Reader, _vector
-from evo_mpq.compress.quantizers import ActivationQuantizer, UniformAffine, half_exponent, stored_vector
+from evo_mpq.compress.quantizers import ActivationQuantizer, UniformAffine, code_range, half_exponent, stored_vector
 
 BITS = range(2, 9)
 CLIPS: list[str | float] = ["minmax", "mse", 99.0]
@@ -30,20 +30,38 @@ def matrix_of(shape: tuple[int, int], seed: int, scale: float = 1.0) -> torch.Te
 @pytest.mark.parametrize("bits", BITS)
 def test_b_bits_have_exactly_two_to_the_b_levels(quantizer: UniformAffine, bits: int) -> None:
     grid = quantizer.grid(matrix_of((2, 7), bits), bits)
-    lowest, highest = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if quantizer.symmetric else (0, 2**bits - 1)
-    codes = torch.arange(lowest - 3, highest + 4).float()
+    among = code_range(bits, symmetric=quantizer.symmetric)
+    codes = torch.arange(among[0] - 3, among[-1] + 4).float()
     # Every level of the grid and some beyond its ends, rounded back.
     values = (codes[None, :1].expand(2, 1) * 0 + codes[:, None, None] - grid.zero_point[:, :1]) * grid.scale[:, :1]
     found = torch.stack([grid.round(column) for column in values])
-    assert found.min() == lowest
-    assert found.max() == highest
-    assert len(found[:, 0].unique()) == 2**bits
+    assert found[:, 0].unique().tolist() == list(among)
+    assert len(among) == 2**bits
 
 
-def test_two_bits_of_a_symmetric_grid_are_minus_two_to_one() -> None:
-    grid = UniformAffine(clip="minmax").grid(torch.tensor([[-2.0, -1.0, -0.1, 0.4, 1.0]]), 2)
+def test_two_bits_of_a_symmetric_grid_are_odd() -> None:
+    grid = UniformAffine(clip="minmax").grid(torch.tensor([[-3.0, -1.0, -0.1, 0.4, 1.0, 0.3, 0.2]]), 2)
     assert grid.scale.tolist() == [[1.0]]
-    assert grid.round(torch.tensor([[-9.0, -2.0, -1.2, 0.2, 9.0]])).tolist() == [[-2, -2, -1, 0, 1]]
+    assert grid.round(torch.tensor([[-9.0, -2.1, -1.9, -0.1, 0.1, 1.9, 9.0]])).tolist() == [[-3, -3, -1, -1, 1, 1, 3]]
+
+
+@pytest.mark.parametrize("clip", CLIPS)
+@pytest.mark.parametrize("bits", BITS)
+def test_the_longer_side_of_symmetric_codes_is_where_a_row_needs_it(bits: int, clip: str | float) -> None:
+    matrix = matrix_of((6, 9), 0)
+    quantizer = UniformAffine(clip=clip)
+    grid, turned = quantizer.grid(matrix, bits), quantizer.grid(-matrix, bits)
+    if 3 <= bits <= 7:  # what a row loses does not depend on its sign
+        assert torch.equal(turned.dequantize(turned.round(-matrix)), -grid.dequantize(grid.round(matrix)))
+        assert {*grid.scale.sign().flatten().tolist()} == {-1.0, 1.0}
+    else:
+        assert (grid.scale > 0).all()
+
+
+def test_a_row_with_a_long_positive_side_is_covered_with_shorter_steps() -> None:
+    grid = UniformAffine(clip="minmax").grid(torch.tensor([[-3.0, 0.0, 4.0], [-4.0, 0.0, 3.0]]), 3)
+    assert grid.scale.tolist() == [[-1.0], [1.0]]
+    assert grid.round(torch.tensor([[-3.0, 4.0]] * 2)).tolist() == [[3, -4], [-3, 3]]
 
 
 @given(
@@ -68,7 +86,7 @@ def test_rounding_finds_the_nearest_level(quantizer: UniformAffine) -> None:
     matrix = matrix_of((3, 7), 5)
     for bits in (2, 3, 5):
         grid = quantizer.grid(matrix, bits)
-        levels = torch.arange(grid.lowest, grid.lowest + 2**bits).float()
+        levels = torch.tensor([*grid.codes]).float()
         every = torch.stack([grid.dequantize(level.expand(3, 7)) for level in levels])
         smallest = (every - matrix).abs().amin(0)
         torch.testing.assert_close((grid.dequantize(grid.round(matrix)) - matrix).abs(), smallest)
@@ -78,7 +96,7 @@ def test_rounding_finds_the_nearest_level(quantizer: UniformAffine) -> None:
 def test_zero_weights_stay_zero(quantizer: UniformAffine) -> None:
     matrix = matrix_of((4, 6), 1) + 2.0  # far from zero on one side
     matrix[:, ::2] = 0.0
-    for bits in BITS:
+    for bits in BITS[quantizer.symmetric :]:  # the levels of 2 symmetric bits lie around zero
         grid = quantizer.grid(matrix, bits)
         assert (grid.dequantize(grid.round(matrix))[:, ::2] == 0).all()
 
@@ -141,9 +159,9 @@ def test_the_number_of_scales_is_what_the_grid_has(granularity: str | int) -> No
 
 def test_a_shorter_last_group_is_ranged_by_its_own_columns_alone() -> None:
     matrix = matrix_of((2, 7), 3)
-    for symmetric, clip in itertools.product([True, False], CLIPS):
-        whole = UniformAffine(symmetric, 4, clip).grid(matrix, 3)
-        last = UniformAffine(symmetric, 4, clip).grid(matrix[:, 4:], 3)
+    for symmetric, clip, bits in itertools.product([True, False], CLIPS, [2, 3]):
+        whole = UniformAffine(symmetric, 4, clip).grid(matrix, bits)
+        last = UniformAffine(symmetric, 4, clip).grid(matrix[:, 4:], bits)
         torch.testing.assert_close(whole.scale[:, 1:], last.scale, rtol=1e-3, atol=0)
 
 
@@ -154,13 +172,17 @@ def test_weights_that_are_not_finite_have_no_grid() -> None:
 
 
 @pytest.mark.parametrize("quantizer", QUANTIZERS, ids=str)
-def test_all_zero_weights_and_rows_have_a_positive_scale(quantizer: UniformAffine) -> None:
+def test_all_zero_weights_and_rows_stay_next_to_zero(quantizer: UniformAffine) -> None:
     rows = matrix_of((3, 6), 0)
     rows[1] = 0
-    for matrix in (rows, torch.zeros(2, 5)):
-        grid = quantizer.grid(matrix, 3)
-        assert (grid.scale > 0).all()
-        assert (grid.dequantize(grid.round(matrix))[matrix.abs().sum(1) == 0] == 0).all()
+    for matrix, bits in itertools.product((rows, torch.zeros(2, 5)), [2, 3]):
+        grid = quantizer.grid(matrix, bits)
+        assert (grid.scale != 0).all()
+        found = grid.dequantize(grid.round(matrix))[matrix.abs().sum(1) == 0].abs()
+        if 0 in grid.codes:
+            assert (found == 0).all()
+        elif quantizer.granularity != "tensor" or not matrix.any():
+            assert (found < 1e-3).all()
 
 
 magnitudes = st.floats(-30, 30).map(lambda exponent: 10.0**exponent)

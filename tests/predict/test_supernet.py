@@ -347,7 +347,7 @@ def test_a_supernet_without_labels_learns_from_the_float_network() -> None:
     network = replace(network, splits=replace(network.splits, train=networks.same_splits(unlabelled).calibration))
     compressor = Compressor(network, quantizer=QUANTIZER, correction="none")
     space = space_of("signals", (2, 3))
-    supernet = trained_supernet(space, compressor, steps=20, learning_rate=1e-2)
+    supernet = trained_supernet(space, compressor, steps=20, learning_rate=1e-3)
     batch = next(minibatches(network, 24, np.random.default_rng(0)))
     assert batch.targets.is_floating_point()
     losses = [

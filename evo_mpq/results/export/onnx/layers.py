@@ -105,7 +105,7 @@ def _weight(t: Writer, layer: Layer, node: Node) -> Weight:
             raise ExportError(f"{layer.name} is read in pieces ({node.name}) and pruned; nothing was written.")
         matrix = matrix[part]
         if grid is not None:
-            grid = WeightGrid(grid.bits, grid.scale[part], grid.zero_point[part], grid.group_size, grid.lowest)
+            grid = grid.of_rows(part)
     inner = layer.shape[2:] if layer.kind.startswith("conv") else ()
     n_inner = int(np.prod(inner, dtype=np.int64))
     shape = (matrix.shape[0], matrix.shape[1] // n_inner, *inner)
@@ -183,8 +183,10 @@ def _integer(
     assert weight.grid is not None and use.input is not None
     x = _input(t, use, layer, weight, grid)
     scales = weight.grid.scale[:, 0].numpy() * (np.float32(1) if scale is None else scale)
-    if (scales <= 0).any():  # only a correction of zero could do that
+    signs = np.sign(scales)
+    if not signs.all() or (weight.grid.bits == 8 and (signs < 0).any()):  # only a correction of zero could do that
         return _float(t, node, use, layer, weight, scale, shift, name)
+    scales = np.abs(scales)
     in_bias = layer.kind.startswith("conv") or len(t.shape(use.input)) == 2
     if shift is not None and in_bias:
         x, grid = t.in_fine_steps(x, grid), fine_grid(grid)
@@ -194,6 +196,8 @@ def _integer(
         factors = code_factors(weight, shift, np.float32(grid.scale) * scales, most)
     if factors is not None:
         scales = scales / factors
+    if (signs < 0).any():
+        factors = signs.astype(np.int64) if factors is None else signs.astype(np.int64) * factors
     unsigned = t.options.portable and weight.grid.bits == 8
     codes = _narrow_codes(t, layer, weight, factors, unsigned=unsigned)
     scale_name = t.vector(scales.astype(np.float32), f"{name}.scale")
@@ -236,7 +240,7 @@ def code_factors(weight: Weight, shift: Array, step: Array, most: int) -> Array 
     steps = step[:, None].astype(np.float64) / factors
     error = np.abs(np.round(shift[:, None] / steps) * steps - shift[:, None])
     error[(factors > highest[:, None]) | (2 * factors < highest[:, None])] = np.inf
-    return np.asarray(factors[error.argmin(1)], dtype=np.uint8)
+    return np.asarray(factors[error.argmin(1)], dtype=np.int64)
 
 
 def _narrow_codes(t: Writer, layer: Layer, weight: Weight, factors: Array | None, *, unsigned: bool = False) -> str:
@@ -259,13 +263,12 @@ def _codes(t: Writer, layer: Layer, weight: Weight) -> str:
     assert weight.grid is not None
     codes = weight.matrix.astype(np.int64).reshape(weight.shape)
     if weight.grid.bits == 8:
-        lowest = weight.grid.lowest or -128
-        return t.model.constant((codes - weight.grid.lowest + lowest).astype(np.int8), f"{layer.name}.codes")
+        moved = 128 if weight.grid.codes[0] == 0 else 0
+        return t.model.constant((codes - moved).astype(np.int8), f"{layer.name}.codes")
     key = (layer.name, codes.tobytes(), codes.shape)
     if key not in t.unpacked:
         name = _unused(t, layer.name, f"{layer.name}.{node_suffix(t)}", "unpacked")
-        bits, lowest = weight.grid.bits, weight.grid.lowest
-        t.unpacked[key] = unpacked(t.model, codes - lowest, bits, lowest, name)
+        t.unpacked[key] = unpacked(t.model, codes, weight.grid.codes, name)
     return t.unpacked[key]
 
 
@@ -327,7 +330,7 @@ def _dequantized(t: Writer, layer: Layer, weight: Weight, scale: Array | None, n
         return _per_column(t, stored_name, weight, name) if wide else stored_name
 
     if not weight.per_row:
-        moved = 128 if grid.bits == 8 and grid.lowest == 0 else 0  # codes of 8 bits are stored as signed bytes
+        moved = 128 if grid.bits == 8 and grid.codes[0] == 0 else 0  # codes of 8 bits are stored as signed bytes
         (values,) = t.model.node("Sub", [values, spread(grid.zero_point.numpy() - moved, "zero")], f"{name}.moved")
     scales = grid.scale.numpy() * (np.float32(1) if scale is None else scale[:, None])
     (values,) = t.model.node("Mul", [values, spread(scales, "scale")], f"{name}.weight")

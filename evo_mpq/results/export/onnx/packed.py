@@ -18,6 +18,9 @@ Codes = npt.NDArray[np.int64]
 PLANES = (4, 2, 1)
 """Bits of the planes that a code is cut into."""
 
+_MIDDLE = 128
+"""The byte that stands for 0 among signed numbers."""
+
 
 def planes_of(bits: int) -> tuple[tuple[int, int], ...]:
     """Width and lowest bit of each plane of codes of ``bits`` bits.
@@ -74,44 +77,46 @@ def _byte_numbers(model: OnnxModel) -> str:
     return "bytes"
 
 
-def widened(model: OnnxModel, numbers: npt.NDArray[np.uint8], name: str) -> str:
-    """The name of an int32 tensor of numbers that are stored as bytes.
+def widened(model: OnnxModel, numbers: Codes, name: str) -> str:
+    """The name of an int32 tensor of numbers from -128 to 127 that are stored as bytes.
 
     They are looked up in a table of bytes, too: OpenVINO takes a constant that is cast and multiplied for compressed
     weights of its own making, and fails on it.
     """
-    stored = model.constant(numbers, name)
+    stored = model.constant((numbers + _MIDDLE).astype(np.uint8), name)
     (rows,) = model.node("Cast", [stored], f"{name}.rows", to=model.element_type("int32"))
-    return model.node("Gather", [_byte_numbers(model), rows], f"{name}.int32")[0]
+    (looked_up,) = model.node("Gather", [_byte_numbers(model), rows], f"{name}.bytes")
+    middle = model.constant(np.array(_MIDDLE, dtype=np.int32), "middle")
+    return model.node("Sub", [looked_up, middle], f"{name}.int32")[0]
 
 
-def unpacked(model: OnnxModel, codes: Codes, bits: int, lowest: int, name: str) -> str:
-    """The name of an int32 tensor of ``codes + lowest``, stored in ``bits`` bits a code.
+def unpacked(model: OnnxModel, codes: Codes, among: range, name: str) -> str:
+    """The name of an int32 tensor of codes, whose places among all codes are stored in as many bits as they need.
 
     Args:
         model: that it is written to.
-        codes: of any shape, ``0 … 2**bits - 1``.
-        bits: of a code, 2 … 7.
-        lowest: the number that the code 0 stands for.
+        codes: of any shape.
+        among: all codes, ascending; 4, 8, … or 128.
         name: of the weight, for names.
     """
+    bits = len(among).bit_length() - 1
+    places = (codes - among[0]) // among.step
     flat = model.constant(np.array([-1]), "flat")
     total = None
     for width, first in planes_of(bits):
         plane = f"{name}.bit{first}" if width == 1 else f"{name}.bits{first}-{first + width - 1}"
-        packed = model.constant(pack_plane(codes, width, first), plane)
-        table = plane_table(model, width, 1 << first)
+        packed = model.constant(pack_plane(places, width, first), plane)
+        table = plane_table(model, width, among.step << first)
         (rows,) = model.node("Cast", [packed], f"{plane}.rows", to=model.element_type("int32"))
         (parts,) = model.node("Gather", [table, rows], f"{plane}.gather")
         (parts,) = model.node("Reshape", [parts, flat], f"{plane}.flat")
-        if -(-codes.size // (8 // width)) * (8 // width) != codes.size:
+        if codes.size % (8 // width):
             ends = [model.constant(np.array([end]), f"at{end}") for end in (0, codes.size)]
             (parts,) = model.node("Slice", [parts, *ends], f"{plane}.slice")
         total = parts if total is None else model.node("Add", [total, parts], f"{plane}.sum")[0]
     assert total is not None
-    if lowest:
-        (total,) = model.node(
-            "Add", [total, model.constant(np.array(lowest, dtype=np.int32), "lowest")], f"{name}.signed"
-        )
+    if among[0]:
+        lowest = model.constant(np.array(among[0], dtype=np.int32), "lowest")
+        (total,) = model.node("Add", [total, lowest], f"{name}.signed")
     shape = model.constant(np.array(codes.shape), "shape")
     return model.node("Reshape", [total, shape], f"{name}.unpacked")[0]
