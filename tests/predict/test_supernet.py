@@ -25,6 +25,7 @@ from evo_mpq.optimize.seeders.differentiable import differentiable
 from evo_mpq.optimize.seeders.seeder import Seeder
 from evo_mpq.optimize.seeders.smpq import smpq
 from evo_mpq.predict.factored import Factor, FactoredFunction
+from evo_mpq.predict.supernet import training
 from evo_mpq.predict.supernet.differentiable import expected_bits, trained_log_shares
 from evo_mpq.predict.supernet.mixture import Supernet, trainable
 from evo_mpq.predict.supernet.scores import table_of_scores
@@ -355,6 +356,20 @@ def test_a_supernet_without_labels_learns_from_the_float_network() -> None:
     ]
     assert losses[1] < losses[0]
     assert set(contributions(supernet, rounds=1, walks=1).values) == {0, 1, 2}
+
+
+@pytest.mark.parametrize(("most", "expected"), [(10**6, 6), (0, 1), (20, 4)])
+def test_samples_with_many_predictions_make_small_minibatches(
+    most: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = networks.network_of("tied_tokens")
+    network = replace(network, splits=replace(network.splits, train=network.splits.calibration))
+    monkeypatch.setattr(training, "MOST_PREDICTIONS", most)
+    batch = next(minibatches(network, 6, np.random.default_rng(0)))
+    n_words = batch.inputs[0].shape[1]
+    assert n_words == 5
+    assert len(batch.inputs[0]) == expected
+    assert len(batch.targets) == len(batch.inputs[0]) * n_words
 
 
 def test_minibatches_hold_every_sample_once_per_pass() -> None:

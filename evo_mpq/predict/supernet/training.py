@@ -27,6 +27,9 @@ LEARNING_RATE = 3e-4
 BATCH_SIZE = 64
 """Samples of a training step."""
 
+MOST_PREDICTIONS = 1024
+"""Of a minibatch: where samples have many predictions, one for each word or pixel, fewer samples say as much."""
+
 
 class Minibatch(NamedTuple):
     """Samples of the train split.
@@ -125,10 +128,17 @@ def minibatches(network: Network, size: int, rng: np.random.Generator) -> Iterat
     """Batches of the train split without end, each of the split's own batches in a random order of its samples.
 
     Targets are the labels if they are classes for the network's outputs, else what the float network outputs.
+
+    Args:
+        network: with a train split.
+        size: samples of a minibatch, or fewer that make `MOST_PREDICTIONS`, but at least one.
+        rng: of the order.
     """
     split = train_split(network)
     first = next(split.batches())
-    labelled = are_classes(first.targets, network.float_outputs(first.inputs))
+    outputs = network.float_outputs(first.inputs)
+    labelled = are_classes(first.targets, outputs)
+    size = max(1, min(size, MOST_PREDICTIONS * len(first) // len(_flat(outputs))))
     while True:
         for batch in split.batches():
             inputs = tensors_of(batch.inputs)

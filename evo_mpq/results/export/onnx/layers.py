@@ -184,7 +184,7 @@ def _integer(
     x = _input(t, use, layer, weight, grid)
     scales = weight.grid.scale[:, 0].numpy() * (np.float32(1) if scale is None else scale)
     signs = np.sign(scales)
-    if not signs.all() or (weight.grid.bits == 8 and (signs < 0).any()):  # only a correction of zero could do that
+    if not signs.all() or (weight.grid.bits == 8 and (signs < 0).any()):  # a correction of zero; -128 turned around
         return _float(t, node, use, layer, weight, scale, shift, name)
     scales = np.abs(scales)
     in_bias = layer.kind.startswith("conv") or len(t.shape(use.input)) == 2
