@@ -114,6 +114,15 @@ class TestOutputs:
         policy = networks.random_policies(compressor.network, 3, seed=seed, activation_bits=(8, 32))[1]
         assert_same(plainly(content_of(compressor, policy), compressor), wanted_of(compressor, policy))
 
+    @pytest.mark.parametrize("exact", [True, False])
+    def test_of_dropped_blocks_are_not_rounded_otherwise_by_optimizations(self, exact):
+        compressor = networks.compressor_of("digits_mobilenet")
+        layers = uniform(compressor, 4, 8).layers
+        policy = Policy(layers, {f"{block}.drop": True for block in networks.blocks_of("digits_mobilenet")})
+        content = content_of(compressor, policy, exact=exact)
+        found, plain = outputs_of(content, compressor), plainly(content, compressor)
+        assert_same(found, plain, largest=0.01, equal=0.99)
+
     @pytest.mark.parametrize(("weight_bits", "activation_bits"), [*product((2, 3, 4, 5, 6, 7, 8, 32), (3, 8, 32))])
     def test_of_all_numbers_of_bits(self, weight_bits, activation_bits, float_biases):
         compressor = networks.compressor_of("convolutions")
