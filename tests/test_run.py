@@ -10,6 +10,7 @@ from small_runs import NETS, YAML, command, findings, front, run, write_project
 
 from evo_mpq import enumeration
 from evo_mpq.api import located_problem
+from evo_mpq.compress.packing import FORMAT
 from evo_mpq.compress.placement import Placement
 from evo_mpq.config import load
 from evo_mpq.errors import ConfigError
@@ -141,6 +142,12 @@ def test_another_run_is_refused_and_the_keys_that_differ_are_named(finished):
     ):
         assert line in message
     assert "fingerprints.data" not in message and yaml.name in message
+
+
+def test_a_run_from_before_weights_were_packed_otherwise_is_not_continued(finished, monkeypatch):
+    yaml, out = finished
+    monkeypatch.setattr("evo_mpq.problem.FORMAT", "evo-mpq packed 9")
+    assert f'packed_format: "{FORMAT}" -> "evo-mpq packed 9"' in run(yaml, out, code=2).stderr
 
 
 @pytest.mark.parametrize(
