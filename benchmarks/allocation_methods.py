@@ -69,14 +69,14 @@ class Counted:
 class Proposed:
     """What one method proposed for one problem."""
 
-    def __init__(self, problem: Problem, source: Source, name: str, seed: int) -> None:
+    def __init__(self, problem: Problem, source: Source, name: str, seed: int, allowance: int | None) -> None:
         _, cost = cost_of(problem, "size")
         space = problem.space
         lowest, highest = cost(np.stack([space.cheapest(), space.most_expensive()]))
         budgets = np.geomspace(1.001 * lowest, highest, N_BUDGETS)
         budgets[-1] = highest
         counted = Counted(source)
-        tables = Tables(space, cost, counted, problem.compressor, seed)
+        tables = Tables(space, cost, counted, problem.compressor, seed, methods_allowance=allowance)
         seeder = plugins.resolve(name, "seeders", None)
         began = time.process_time()
         self.genomes = np.unique(seeder(space, tables, budgets), axis=0)
@@ -131,6 +131,7 @@ def main() -> None:
     parser.add_argument("--problems", nargs="+", default=["bits", "joint", "canvas_resnet", "tiny_gpt"])
     parser.add_argument("--methods", nargs="+", default=list(plugins.available("seeders")))
     parser.add_argument("--seeds", type=int, default=5, help="of the methods; one training")
+    parser.add_argument("--allowance", type=int, help="measurements beside tables, of pairs; without it all")
     arguments = parser.parse_args()
     rows = []
     for name in arguments.problems:
@@ -140,7 +141,7 @@ def main() -> None:
             proposed = []
             for method in arguments.methods:
                 try:
-                    proposed.append(Proposed(problem, source, method, seed))
+                    proposed.append(Proposed(problem, source, method, seed, arguments.allowance))
                 except ConfigError as error:
                     print(f"{name}, {method}: {error}", flush=True)
             if isinstance(source, Cached):
