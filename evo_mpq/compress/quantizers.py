@@ -190,10 +190,10 @@ class UniformAffine:
         ways = self._either_way(low, high, bits)
         best = torch.stack([scale.abs() for scale, _ in ways]).argmin(0, keepdim=True)
         scale, zero_point = (torch.stack(parts).gather(0, best)[0] for parts in zip(*ways, strict=True))
-        return scale, zero_point
+        return stored_vector(scale), zero_point
 
     def _either_way(self, low: torch.Tensor, high: torch.Tensor, bits: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Scales and zero points that cover a range, with the longer side of the codes below zero and above it."""
+        """Scales and zero points that cover a range; where codes have a longer side, with it below zero and above."""
         ways = [self._affine(low, high, bits)]
         if self.symmetric and _FEWEST_TURNED <= bits <= _MOST_TURNED:
             scale, zero_point = self._affine(-high, -low, bits)

@@ -81,6 +81,22 @@ def test_what_is_on_the_grid_stays_where_it_is(
     assert torch.equal(grid.dequantize(grid.round(rounded)), rounded)
 
 
+@given(
+    quantizer=st.sampled_from(QUANTIZERS),
+    shape=SHAPES,
+    bits=st.sampled_from(BITS),
+    seed=st.integers(0, 999),
+    spread=st.floats(0, 12),
+)
+@settings(max_examples=100, deadline=None)
+def test_scales_are_what_a_packed_file_stores(
+    quantizer: UniformAffine, shape: tuple[int, int], bits: int, seed: int, spread: float
+) -> None:
+    matrix = matrix_of(shape, seed) * torch.logspace(-spread, 0, shape[0])[:, None]
+    scale = quantizer.grid(matrix, bits).scale.flatten()
+    assert torch.equal(stored_vector(scale), scale)
+
+
 @pytest.mark.parametrize("quantizer", QUANTIZERS, ids=str)
 def test_rounding_finds_the_nearest_level(quantizer: UniformAffine) -> None:
     matrix = matrix_of((3, 7), 5)
