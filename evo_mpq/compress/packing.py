@@ -412,7 +412,7 @@ def read_packed(data: bytes, name: str) -> PackedFile:
         header = json.loads(data[8 : 8 + length])
         metadata = header["__metadata__"]
         if metadata["format"] != FORMAT:
-            raise ValueError(f"its format is {metadata['format']!r}, this version reads {FORMAT!r}")
+            raise ValueError(f"its format is {metadata['format']!r}, this version reads {FORMAT!r}; export it again")
         section = data[8 + length :]
         if len(section) != header["packed"]["data_offsets"][1]:
             raise ValueError(f"{header['packed']['data_offsets'][1]} bytes were announced, {len(section)} are there")
