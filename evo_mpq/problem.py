@@ -120,7 +120,7 @@ class Problem:
             **said,
             "search": {key: value for key, value in said["search"].items() if key not in BUDGET_KEYS},
             "compute": {"device": self.device, "threads": self.settings.compute.threads},
-            "packed_format": FORMAT,  # of what weights can be
+            "packed_format": FORMAT,  # what a number of bits stands for
             # what the patterns came to: their order counts, and mappings are compared without it
             "genes": {gene.name: [*gene.values] for gene in self.space.genes},
             "fixed": {name: list(astuple(policy)) for name, policy in self.space.fixed.items()},

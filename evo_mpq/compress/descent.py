@@ -39,8 +39,8 @@ def closest_codes(
 ) -> tuple[WeightGrid, torch.Tensor]:
     """A grid and codes of little squared error ``(W - Q) G (W - Q)^T`` of every row: of the outputs, not the weights.
 
-    GPTQ is run with several ranges a row; the codes of the best are improved one step of one code at a time. On a
-    10-layer CNN at 2, 3 and 4 bits the KL to the float network is .72, .65 and .94 times that of GPTQ alone, the
+    GPTQ is run with several ranges a row; the codes of the best are improved one step of one code at a time. On four
+    networks the KL to the float one is .51 to .76 times that of GPTQ alone at 2 bits and .71 to .92 at 3, the
     statistics correction included.
 
     Args:

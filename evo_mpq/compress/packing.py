@@ -597,7 +597,6 @@ def _read_weight(reader: _Reader, layer: Layer, layout: Layout, bits: int, flags
     if n_scales < n_rows * groups:  # one scale for the whole tensor
         scale, zero_point = scale.expand(n_rows * groups), zero_point.expand(n_rows * groups)
     grid = WeightGrid(
-        bits,
         scale.reshape(n_rows, groups),
         zero_point.reshape(n_rows, groups),
         quantizer.group_size(n_columns),

@@ -47,18 +47,21 @@ class WeightGrid:
     """The integer grid of a weight matrix, one scale per group of columns of every row.
 
     Attributes:
-        bits: of a code.
         scale: ``(rows, n_groups)`` not 0, exactly representable in the packed file.
         zero_point: ``(rows, n_groups)`` codes that mean 0; all zero if symmetric.
         group_size: columns that share a scale.
         codes: all there are, from `code_range`.
     """
 
-    bits: int
     scale: torch.Tensor
     zero_point: torch.Tensor
     group_size: int
     codes: range
+
+    @property
+    def bits(self) -> int:
+        """Of a code."""
+        return len(self.codes).bit_length() - 1
 
     def of_rows(self, rows: torch.Tensor | slice) -> WeightGrid:
         """The grid of some rows."""
@@ -160,7 +163,7 @@ class UniformAffine:
         if self.granularity == "tensor":
             scale, zero_point = scale.expand(rows), zero_point.expand(rows)
         codes = code_range(bits, symmetric=self.symmetric)
-        return WeightGrid(bits, scale.reshape(rows, groups), zero_point.reshape(rows, groups), size, codes)
+        return WeightGrid(scale.reshape(rows, groups), zero_point.reshape(rows, groups), size, codes)
 
     def _ranges(self, blocks: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
         """``(n,)`` scales and zero points of the ``n`` rows of ``blocks``; NaN fills a shorter group."""

@@ -183,7 +183,7 @@ def _integer(
     assert weight.grid is not None and use.input is not None
     x = _input(t, use, layer, weight, grid)
     scales = weight.grid.scale[:, 0].numpy() * (np.float32(1) if scale is None else scale)
-    signs = np.sign(scales)
+    signs = np.sign(scales).astype(np.int64)
     if not signs.all() or (weight.grid.bits == 8 and (signs < 0).any()):  # a correction of zero; -128 turned around
         return _float(t, node, use, layer, weight, scale, shift, name)
     scales = np.abs(scales)
@@ -197,7 +197,7 @@ def _integer(
     if factors is not None:
         scales = scales / factors
     if (signs < 0).any():
-        factors = signs.astype(np.int64) if factors is None else signs.astype(np.int64) * factors
+        factors = signs if factors is None else signs * factors
     unsigned = t.options.portable and weight.grid.bits == 8
     codes = _narrow_codes(t, layer, weight, factors, unsigned=unsigned)
     scale_name = t.vector(scales.astype(np.float32), f"{name}.scale")
